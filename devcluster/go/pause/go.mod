@@ -1,0 +1,3 @@
+module questline.dev/devcluster/pause
+
+go 1.25.0

@@ -1,0 +1,1 @@
+"""The Questline operator: a pure core that decides, and a thin shell that reads and writes."""

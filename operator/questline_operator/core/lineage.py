@@ -1,0 +1,175 @@
+"""Parents, roots and depths: who enqueued a Job, and whether that still lets it run (design 4).
+
+Everything is computed from spec.parent and checked against the parent's record, never from labels.
+"""
+
+from dataclasses import dataclass
+
+from questline_operator.core.records import Job
+from questline_operator.core.settings import default_worker
+from questline_operator.core.states import Reason, State
+from questline_operator.core.times import parse_time
+from questline_operator.core.world import World
+
+MAX_DEPTH = 1_000
+MAX_CHILDREN = 10_000
+
+
+@dataclass(frozen=True)
+class Skip:
+    """The Job will never run."""
+
+    reason: Reason
+    message: str
+    duplicate_of: str | None = None
+
+
+@dataclass(frozen=True)
+class Hold:
+    """The Job does not run now; ``until`` is the moment (seconds since the epoch) at which that may end by itself.
+
+    ``passing`` marks what the operator itself is about to end, so that a reason for people is not written at once.
+    """
+
+    reason: Reason
+    message: str
+    until: float | None = None
+    passing: bool = False
+
+
+def root_of(world: World, job: Job) -> str:
+    """The name of the first Job of its tree."""
+    for ancestor in ancestors(world, job):
+        if ancestor.status.get("root"):
+            return str(ancestor.status["root"])
+        job = ancestor
+    return job.parent.name if job.parent else job.name
+
+
+def depth_of(world: World, job: Job) -> int:
+    """How many enqueues lie between it and its root: 0 for a root."""
+    depth = 0
+    while job.parent is not None:
+        depth += 1
+        parent = world.parent_of(job)
+        if parent is None or depth > MAX_DEPTH:
+            break
+        if "depth" in parent.status:
+            return depth + int(parent.status["depth"])
+        job = parent
+    return depth
+
+
+def ancestors(world: World, job: Job) -> list[Job]:
+    """Its parent, the parent's parent and so on, as far as their records exist."""
+    found: list[Job] = []
+    parent = world.parent_of(job)
+    while parent is not None and len(found) <= MAX_DEPTH:
+        found.append(parent)
+        parent = world.parent_of(parent)
+    return found
+
+
+def canceled_ancestor(world: World, job: Job) -> Job | None:
+    """The nearest ancestor that was cancelled; a finished one counts, whose state stays what it was."""
+    return next((a for a in ancestors(world, job) if a.cancel or a.state is State.CANCELED), None)
+
+
+def worker_name(world: World, job: Job) -> str:
+    """The Worker that runs it: its own, else its parent's, else its queue's default, else ``default``."""
+    queue = world.queues.get(job.queue_key)
+    for one in [job, *ancestors(world, job)]:
+        if one is not job and not uses_worker(one):
+            break  # a parent that brought its own image has no Worker to hand down
+        queue = world.queues.get(one.queue_key)
+        if one.spec.get("worker"):
+            return str(one.spec["worker"])
+    return default_worker(queue)
+
+
+def uses_worker(job: Job) -> bool:
+    """Whether a Worker runs it: always, but where it brings its own image and names none."""
+    return "worker" in job.spec or "image" not in job.spec
+
+
+def gate_of_parent(world: World, job: Job) -> Skip | Hold | None:
+    """What the Job's parent says: skip it, hold it, or None where it may go on."""
+    if job.parent is None:
+        return None
+    if job.parent.index >= MAX_CHILDREN:
+        return Skip(
+            Reason.TOO_MANY_CHILDREN,
+            f"spec.parent.index is {job.parent.index}: an attempt may have {MAX_CHILDREN} children; "
+            "let each child enqueue a part of them",
+        )
+    parent = world.parent_of(job)
+    if parent is None:
+        return Skip(Reason.PARENT_GONE, f"its parent {job.parent.name} ({job.parent.uid}) no longer exists")
+    depth = depth_of(world, job)
+    if depth > MAX_DEPTH:
+        return Skip(
+            Reason.TOO_DEEP,
+            f"it lies {depth} enqueues below its root, {MAX_DEPTH} are allowed: use a Schedule for an endless loop",
+        )
+    return _gate_of_attempt(parent, job) or _gate_of_rights(world, parent, job)
+
+
+def _gate_of_attempt(parent: Job, job: Job) -> Skip | Hold | None:
+    assert job.parent is not None
+    number, staged = job.parent.attempt, job.parent.staged
+    entry = parent.recorded_attempt(number)
+    if entry is not None and entry.get("podUID") not in (None, job.parent.pod_uid):
+        return Skip(
+            Reason.PARENT_GONE,
+            f"spec.parent.podUID is {job.parent.pod_uid}, but attempt {number} of {parent.name} ran as another pod",
+        )
+    if number in parent.succeeded_attempts:
+        total = parent.status.get("children", {}).get("total")
+        if number == max(parent.succeeded_attempts) and total is not None and job.parent.index >= total:
+            return Skip(
+                Reason.LATE_CHILD,
+                f"its index {job.parent.index} is not among the {total} children that {parent.name} reported",
+            )
+        return None
+    if parent.active and parent.attempt == number:
+        return (
+            Hold(Reason.STAGED, f"waits for attempt {number} of its parent {parent.name} to succeed")
+            if staged
+            else None
+        )
+    if number > parent.attempt:
+        return Skip(Reason.PARENT_GONE, f"attempt {number} of its parent {parent.name} never existed")
+    return Skip(Reason.PARENT_FAILED, f"attempt {number} of its parent {parent.name} did not succeed")
+
+
+def _gate_of_rights(world: World, parent: Job, job: Job) -> Skip | None:
+    """A child's Worker and Queue are held to what its parent's Worker allows (design 8b)."""
+    if not uses_worker(parent):
+        return None
+    of_parent = worker_name(world, parent)
+    worker = world.workers.get((parent.namespace, of_parent))
+    if worker is None:
+        return None
+    if worker.allowed_queues is not None and job.queue not in worker.allowed_queues:
+        return Skip(
+            Reason.QUEUE_NOT_ALLOWED,
+            f"queue {job.queue} is not among the allowedQueues of Worker {of_parent}, which runs its parent",
+        )
+    allowed = worker.allowed_workers if worker.allowed_workers is not None else (of_parent,)
+    own = worker_name(world, job)
+    if uses_worker(job) and own not in allowed:
+        return Skip(
+            Reason.WORKER_NOT_ALLOWED,
+            f"Worker {own} is not among the allowedWorkers of Worker {of_parent}, which runs its parent",
+        )
+    return None
+
+
+def released_at(world: World, job: Job) -> float:
+    """When it became eligible: its creation, or for a staged child the success of its parent's attempt."""
+    parent = world.parent_of(job)
+    if parent is None or job.parent is None or not job.parent.staged:
+        return job.created_at
+    entry = parent.recorded_attempt(job.parent.attempt)
+    released = parse_time(entry["finishedAt"]) if entry and entry.get("finishedAt") else parent.finished_at
+    return max(job.created_at, released or job.created_at)

@@ -1,0 +1,424 @@
+"""What the core knows of the cluster: Jobs, Queues, Workers and pods, parsed once from the API's JSON.
+
+A record is immutable and holds what decisions need in the core's units (seconds since the epoch); what is only passed
+on (args, pod templates) stays the JSON that it was.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Self
+
+from questline_operator.core.canonical import compact_size, nested_too_deeply
+from questline_operator.core.states import ACTIVE, TERMINAL, State
+from questline_operator.core.times import parse_time
+
+Json = Mapping[str, Any]
+Key = tuple[str, str]
+"""(namespace, name)."""
+
+GROUP = "questline.dev"
+LABEL_JOB = f"{GROUP}/job"
+LABEL_QUEUE = f"{GROUP}/queue"
+LABEL_ATTEMPT = f"{GROUP}/attempt"
+LABEL_ROOT = f"{GROUP}/root"
+ANNOTATION_EPOCH = f"{GROUP}/epoch"
+ANNOTATION_PAYLOAD = f"{GROUP}/payload"
+CONTAINER = "worker"
+
+DEFAULT_QUEUE = "default"
+DEFAULT_WORKER = "default"
+
+
+def _time(value: Any) -> float | None:
+    return parse_time(value) if value else None
+
+
+@dataclass(frozen=True)
+class Parent:
+    """Which attempt of which Job enqueued this one, as spec.parent says it."""
+
+    name: str
+    uid: str
+    attempt: int
+    pod_uid: str
+    index: int
+    staged: bool
+
+
+@dataclass(frozen=True)
+class Unique:
+    """spec.unique; ``key`` is None when the canonical args are the key."""
+
+    key: str | None
+    scope: str
+    window_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A Job's record. ``raw`` is the API's JSON, which nobody changes."""
+
+    raw: Json
+    namespace: str
+    name: str
+    uid: str
+    resource_version: int
+    created_at: float
+    deleting: bool
+    state: State
+    reason: str
+    attempt: int
+    failures: int
+    disruptions: int
+    epoch: int
+    finishes: int
+    next_attempt_at: float | None
+    started_at: float | None
+    finished_at: float | None
+    succeeded_attempts: Sequence[int]
+    parent: Parent | None
+    unique: Unique | None
+    after: Sequence[str]
+    cancel: bool
+    suspend: bool
+    priority: int
+    run_at: float | None
+    claim_unconfirmed: bool = False
+    """The operator has sent this claim and has no answer yet: it counts, but nothing may follow from it."""
+
+    @classmethod
+    def parse(cls, raw: Json) -> Self:
+        """A record of the API's JSON, which has passed the CRD's schema."""
+        meta, spec, status = raw["metadata"], raw["spec"], raw.get("status", {})
+        parent, unique = spec.get("parent"), spec.get("unique")
+        return cls(
+            raw=raw,
+            namespace=meta["namespace"],
+            name=meta["name"],
+            uid=meta["uid"],
+            resource_version=int(meta["resourceVersion"]),
+            created_at=parse_time(meta["creationTimestamp"]),
+            deleting="deletionTimestamp" in meta,
+            state=State(status.get("state", State.WAITING)),
+            reason=status.get("reason", ""),
+            attempt=status.get("attempt", 0),
+            failures=status.get("failures", 0),
+            disruptions=status.get("disruptions", 0),
+            epoch=status.get("epoch", 0),
+            finishes=status.get("finishes", 0),
+            next_attempt_at=_time(status.get("nextAttemptAt")),
+            started_at=_time(status.get("startedAt")),
+            finished_at=_time(status.get("finishedAt")),
+            succeeded_attempts=tuple(status.get("succeededAttempts", ())),
+            parent=parent
+            and Parent(
+                parent["name"],
+                parent["uid"],
+                parent["attempt"],
+                parent["podUID"],
+                parent["index"],
+                parent.get("staged", True),
+            ),
+            unique=None
+            if unique is None
+            else Unique(unique.get("key"), unique.get("scope", "Alive"), unique.get("windowSeconds")),
+            after=tuple(item["job"] for item in spec.get("after", ())),
+            cancel=spec.get("cancel", False),
+            suspend=spec.get("suspend", False),
+            priority=spec.get("priority", 0),
+            run_at=_time(spec.get("runAt")),
+        )
+
+    @property
+    def key(self) -> Key:
+        """(namespace, name)."""
+        return self.namespace, self.name
+
+    @property
+    def spec(self) -> Json:
+        """The spec as JSON."""
+        spec: Json = self.raw["spec"]
+        return spec
+
+    @property
+    def status(self) -> Json:
+        """The status as JSON."""
+        status: Json = self.raw.get("status", {})
+        return status
+
+    @property
+    def queue(self) -> str:
+        """The Queue's name."""
+        name: str = self.spec.get("queue", DEFAULT_QUEUE)
+        return name
+
+    @property
+    def queue_key(self) -> Key:
+        """(namespace, Queue's name)."""
+        return self.namespace, self.queue
+
+    @property
+    def is_task(self) -> bool:
+        """Whether the SDK runs it (a task) or the kubelet alone does (a command)."""
+        return "task" in self.spec
+
+    @property
+    def duplicate_of(self) -> str:
+        """The name of the Job whose duplicate it is, or ""."""
+        name: str = self.status.get("duplicateOf", "")
+        return name
+
+    @property
+    def active(self) -> bool:
+        """An attempt is claimed and its outcome is not written yet."""
+        return self.state in ACTIVE
+
+    @property
+    def terminal(self) -> bool:
+        """It has ended; only a rerun would change that."""
+        return self.state in TERMINAL
+
+    @property
+    def admitted(self) -> bool:
+        """It was claimed at least once."""
+        return self.attempt > 0
+
+    @property
+    def order(self) -> tuple[float, int, str]:
+        """Its place among equals: the earlier-created, then the lower index, then the name (design 2, priority)."""
+        return self.created_at, self.parent.index if self.parent else 0, self.name
+
+    @cached_property
+    def report(self) -> Json | None:
+        """The current attempt's report, where its own pod has written one."""
+        report: Json | None = self.status.get("report")
+        return report if report is not None and report.get("attempt") == self.attempt else None
+
+    @cached_property
+    def args_too_deep(self) -> bool:
+        """Whether spec.args is nested too deeply; nothing may recurse into it then."""
+        return nested_too_deeply(self.spec.get("args", {}))
+
+    @cached_property
+    def args_size(self) -> int:
+        """Bytes of spec.args as compact UTF-8 JSON; not for args that are nested too deeply."""
+        return compact_size(self.spec.get("args", {}))
+
+    def pod_name(self, attempt: int) -> str:
+        """The pod of that attempt: ``<job>-<first 8 of the UID>-<attempt>``."""
+        return f"{self.name}-{self.uid[:8]}-{attempt}"
+
+    def recorded_attempt(self, number: int) -> Json | None:
+        """The entry of status.attempts of that number, where it is among the last ten."""
+        return next((entry for entry in self.status.get("attempts", ()) if entry.get("number") == number), None)
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A Queue's spec; its status is written, never read for a decision."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: int = field(compare=False)
+    concurrency: int
+    paused: bool
+    keep_finished: int
+    keep_finished_pods: int
+    defaults: Json
+    raw: Json = field(compare=False, repr=False)
+
+    @classmethod
+    def parse(cls, raw: Json) -> Self:
+        """A record of the API's JSON."""
+        meta, spec = raw["metadata"], raw.get("spec", {})
+        return cls(
+            namespace=meta["namespace"],
+            name=meta["name"],
+            uid=meta["uid"],
+            resource_version=int(meta["resourceVersion"]),
+            concurrency=spec.get("concurrency", 10),
+            paused=spec.get("paused", False),
+            keep_finished=spec.get("keepFinished", 10_000),
+            keep_finished_pods=spec.get("keepFinishedPods", 200),
+            defaults=spec.get("defaults", {}),
+            raw=raw,
+        )
+
+    @property
+    def key(self) -> Key:
+        """(namespace, name)."""
+        return self.namespace, self.name
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A Worker's spec, and whether the API server would take its pods. None: not known for this generation yet."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: int = field(compare=False)
+    generation: int
+    ready: bool | None
+    not_ready_message: str
+    allowed_queues: Sequence[str] | None
+    allowed_workers: Sequence[str] | None
+    start_timeout_seconds: float
+    raw: Json = field(compare=False, repr=False)
+
+    @classmethod
+    def parse(cls, raw: Json) -> Self:
+        """A record of the API's JSON."""
+        meta, spec, status = raw["metadata"], raw["spec"], raw.get("status", {})
+        ready = next((c for c in status.get("conditions", ()) if c["type"] == "Ready"), None)
+        known = ready is not None and ready.get("observedGeneration") == meta["generation"]
+        allowed_queues, allowed_workers = spec.get("allowedQueues"), spec.get("allowedWorkers")
+        return cls(
+            namespace=meta["namespace"],
+            name=meta["name"],
+            uid=meta["uid"],
+            resource_version=int(meta["resourceVersion"]),
+            generation=meta["generation"],
+            ready=(ready["status"] == "True") if ready is not None and known else None,
+            not_ready_message=ready.get("message", "") if ready is not None and known else "",
+            allowed_queues=None if allowed_queues is None else tuple(allowed_queues),
+            allowed_workers=None if allowed_workers is None else tuple(allowed_workers),
+            start_timeout_seconds=spec.get("startTimeoutSeconds", 300),
+            raw=raw,
+        )
+
+    @property
+    def key(self) -> Key:
+        """(namespace, name)."""
+        return self.namespace, self.name
+
+    @property
+    def spec(self) -> Json:
+        """The spec as JSON."""
+        spec: Json = self.raw["spec"]
+        return spec
+
+
+@dataclass(frozen=True)
+class Pod:
+    """The pod of an attempt, or one that claims by its labels to be. ``gone``: it was seen, and is no more."""
+
+    namespace: str
+    name: str
+    uid: str
+    resource_version: int
+    created_at: float
+    job: str
+    queue: str
+    attempt: int
+    owner_uid: str
+    epoch: int
+    deleting: bool
+    phase: str
+    phase_reason: str
+    phase_message: str
+    start_time: float | None
+    disruption: str
+    waiting_reason: str
+    waiting_message: str
+    started_at: float | None
+    finished_at: float | None
+    exit_code: int | None
+    signal: int
+    end_reason: str
+    termination_message: str
+    scheduling_message: str
+    init_failure: str = ""
+    deadline_seconds: int | None = None
+    deletion_requested_at: float | None = None
+    gone: bool = False
+
+    @classmethod
+    def parse(cls, raw: Json) -> Self:
+        """A record of the API's JSON of a pod that has the label ``questline.dev/job``."""
+        meta, status = raw["metadata"], raw.get("status", {})
+        labels, annotations = meta.get("labels", {}), meta.get("annotations", {})
+        owner: Json = next((o for o in meta.get("ownerReferences", ()) if o.get("controller")), {})
+        conditions = {c["type"]: c for c in status.get("conditions", ())}
+        disruption = conditions.get("DisruptionTarget", {})
+        scheduled = conditions.get("PodScheduled", {})
+        container: Json = next((c for c in status.get("containerStatuses", ()) if c["name"] == CONTAINER), {})
+        state = container.get("state", {})
+        running, ended, waiting = state.get("running"), state.get("terminated"), state.get("waiting", {})
+        return cls(
+            namespace=meta["namespace"],
+            name=meta["name"],
+            uid=meta["uid"],
+            resource_version=int(meta["resourceVersion"]),
+            created_at=parse_time(meta["creationTimestamp"]),
+            job=labels.get(LABEL_JOB, ""),
+            queue=labels.get(LABEL_QUEUE, ""),
+            attempt=_number(labels.get(LABEL_ATTEMPT)),
+            owner_uid=owner.get("uid", "") if owner.get("kind") == "Job" else "",
+            epoch=_number(annotations.get(ANNOTATION_EPOCH)),
+            deleting="deletionTimestamp" in meta,
+            phase=status.get("phase", "Pending"),
+            phase_reason=status.get("reason", ""),
+            phase_message=status.get("message", ""),
+            start_time=_time(status.get("startTime")),
+            disruption=disruption.get("reason", "") if disruption.get("status") == "True" else "",
+            waiting_reason=waiting.get("reason", ""),
+            waiting_message=waiting.get("message", ""),
+            started_at=_time((running or ended or {}).get("startedAt")),
+            finished_at=_time(ended.get("finishedAt")) if ended else None,
+            exit_code=ended.get("exitCode") if ended else None,
+            signal=ended.get("signal", 0) if ended else 0,
+            end_reason=ended.get("reason", "") if ended else "",
+            termination_message=ended.get("message", "") if ended else "",
+            scheduling_message=scheduled.get("message", "") if scheduled.get("status") == "False" else "",
+            init_failure=_init_failure(status),
+            deadline_seconds=raw.get("spec", {}).get("activeDeadlineSeconds"),
+            deletion_requested_at=parse_time(meta["deletionTimestamp"]) - meta.get("deletionGracePeriodSeconds", 0)
+            if "deletionTimestamp" in meta
+            else None,
+        )
+
+    @property
+    def key(self) -> Key:
+        """(namespace, name)."""
+        return self.namespace, self.name
+
+    @property
+    def started(self) -> bool:
+        """Whether the container ``worker`` has run."""
+        return self.started_at is not None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the container ``worker`` runs no more, or never will: what frees the slot."""
+        if self.gone or self.exit_code is not None:
+            return True
+        return self.phase in ("Succeeded", "Failed") and not self.started
+
+    @property
+    def live(self) -> bool:
+        """Whether its container may run, so that it holds a slot."""
+        return not self.ended
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of it runs any more, sidecars included: what the next attempt's pod waits for."""
+        return self.gone or (self.ended and self.phase in ("Succeeded", "Failed"))
+
+
+def _init_failure(status: Json) -> str:
+    """Which init container of the template failed, with its own words; "" where none did."""
+    for container in status.get("initContainerStatuses", ()):
+        ended = container.get("state", {}).get("terminated", {})
+        if ended.get("exitCode", 0) != 0:
+            words = ended.get("message", "").strip()
+            what = f"init container {container['name']} failed with exit code {ended['exitCode']}"
+            return f"{what}: {words}" if words else what
+    return ""
+
+
+def _number(text: str | None) -> int:
+    """A label's number, or 0: labels can be forged and hold anything."""
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 16 else 0

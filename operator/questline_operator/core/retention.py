@@ -1,0 +1,70 @@
+"""What may be deleted: finished Jobs and ended pods past their time or beyond their number (design 2 and 4)."""
+
+from collections.abc import Iterator
+
+from questline_operator.core import settings
+from questline_operator.core.records import Job, Key, Pod
+from questline_operator.core.states import OutcomeKind
+from questline_operator.core.uniqueness import still_compared
+from questline_operator.core.world import World, newest_first
+
+
+def expired_jobs(world: World, queue: Key, now: float) -> Iterator[Job]:
+    """The queue's finished Jobs that may go now: past their TTL, or the oldest beyond keepFinished."""
+    record = world.queues.get(queue)
+    limit = record.keep_finished if record else 10_000
+    for place, job in enumerate(newest_first(world.finished_of_queue(queue))):
+        ttl = settings.ttl_seconds(job, record)
+        # Most Jobs are young: the walk through descendants is for those whose time may be over.
+        over_number = place >= limit
+        if not over_number and now < (job.finished_at or now) + ttl:
+            continue
+        if job.deleting or still_needed(world, job, now):
+            continue
+        if over_number or now >= _last_finish(world, job) + ttl:
+            yield job
+
+
+def still_needed(world: World, job: Job, now: float) -> bool:
+    """Whether an unfinished descendant, an `after` or a unique rival still needs the record."""
+    return (
+        any(not dependant.terminal for dependant in world.dependants_of(job.key))
+        or any(
+            not dependant.terminal
+            for duplicate in world.duplicates_of(job.key)
+            for dependant in world.dependants_of(duplicate.key)
+        )
+        or any(not descendant.terminal for descendant in world.descendants_of(job))
+        or still_compared(world, job, now)
+    )
+
+
+def _last_finish(world: World, job: Job) -> float:
+    """When the last of those that needed it finished, itself included: TTLs run from there."""
+    users = [job, *world.descendants_of(job), *world.dependants_of(job.key)]
+    return max(user.finished_at or user.created_at for user in users)
+
+
+def expired_pods(world: World, queue: Key, pods: list[Pod], now: float) -> Iterator[Pod]:
+    """Of the queue's pods, the ended ones that may go now: past their TTL, or the oldest beyond keepFinishedPods."""
+    record = world.queues.get(queue)
+    limit = record.keep_finished_pods if record else 200
+    ended = [pod for pod in pods if pod.over and not pod.gone and not pod.deleting]
+    ended.sort(key=_ended_at, reverse=True)
+    for place, pod in enumerate(ended):
+        job = world.jobs.get((pod.namespace, pod.job))
+        if job is None or (job.active and job.attempt == pod.attempt):
+            continue  # an orphan is the shell's to delete; an open attempt's end is not written yet
+        ttl = settings.pod_ttl_seconds(record, last_failed=_is_last_failed(job, pod))
+        if place >= limit or now >= _ended_at(pod) + ttl:
+            yield pod
+
+
+def _is_last_failed(job: Job, pod: Pod) -> bool:
+    failed = (OutcomeKind.FAILED, OutcomeKind.FATAL, OutcomeKind.RETRY)
+    numbers = [entry["number"] for entry in job.status.get("attempts", ()) if entry.get("outcome") in failed]
+    return bool(numbers) and pod.attempt == max(numbers) and not job.succeeded_attempts
+
+
+def _ended_at(pod: Pod) -> float:
+    return pod.finished_at or pod.started_at or pod.created_at

@@ -1,0 +1,256 @@
+"""All records at one moment, with the indexes that decisions look things up by. No decision is made here.
+
+The operator's store feeds it from watches and from the answers of its own writes; `questline why` and the test kit
+feed it from a list. Records go in whole: each `put_` returns what it replaced, so that the caller can see the change.
+"""
+
+import bisect
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from questline_operator.core.canonical import canonical_digest
+from questline_operator.core.records import Job, Key, Pod, Queue, Worker
+
+UniqueKey = tuple[str, str, str]
+"""(namespace, task or command, key)."""
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+
+class World:
+    """Records by name, and by what they point at.
+
+    The indexes are dictionaries without values: as sets, but in the order of insertion, so that the same history leads
+    to the same steps in the same order in every process.
+    """
+
+    def __init__(self) -> None:
+        self.jobs: dict[Key, Job] = {}
+        self.queues: dict[Key, Queue] = {}
+        self.workers: dict[Key, Worker] = {}
+        self.pods: dict[Key, Pod] = {}
+        self.terminating_namespaces: set[str] = set()
+        self._children: defaultdict[str, dict[Key, None]] = defaultdict(dict)
+        self._dependants: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
+        self._duplicates: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
+        self._unfinished_of_queue: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
+        self._active_of_queue: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
+        self._finished_of_queue: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
+        self._pods_of_job: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
+        self._live_pods_of_queue: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
+        self._unclaimed: defaultdict[UniqueKey, list[tuple[tuple[float, int, str], Key]]] = defaultdict(list)
+        self._admitted: defaultdict[UniqueKey, dict[Key, None]] = defaultdict(dict)
+        self._unique_key: dict[str, UniqueKey] = {}
+
+    # Jobs
+
+    def put_job(self, job: Job) -> Job | None:
+        """Take the record in; the one that it replaces is returned."""
+        old = self.jobs.get(job.key)
+        if old is not None:
+            self._unindex_job(old)
+            if old.uid != job.uid:
+                self._unique_key.pop(old.uid, None)
+        self.jobs[job.key] = job
+        self._index_job(job)
+        return old
+
+    def remove_job(self, key: Key) -> Job | None:
+        """Forget the Job."""
+        job = self.jobs.pop(key, None)
+        if job is not None:
+            self._unindex_job(job)
+            self._unique_key.pop(job.uid, None)
+        return job
+
+    def open_attempt(self, job: Job) -> Job | None:
+        """The Job as it is now, where the attempt of this record is still its open one; else None."""
+        known = self.jobs.get(job.key)
+        same = known is not None and known.uid == job.uid and known.attempt == job.attempt
+        return known if same and known is not None and known.active else None
+
+    def parent_of(self, job: Job) -> Job | None:
+        """The record of the Job that enqueued it, or None where that one is gone or never was."""
+        if job.parent is None:
+            return None
+        parent = self.jobs.get((job.namespace, job.parent.name))
+        return parent if parent is not None and parent.uid == job.parent.uid else None
+
+    def children_of(self, job: Job) -> list[Job]:
+        """The Jobs that its attempts enqueued."""
+        return [self.jobs[key] for key in self._children.get(job.uid, ())]
+
+    def descendants_of(self, job: Job) -> Iterator[Job]:
+        """Its children, theirs, and so on; each once."""
+        seen, stack = {job.uid}, self.children_of(job)
+        while stack:
+            child = stack.pop()
+            if child.uid not in seen:
+                seen.add(child.uid)
+                yield child
+                stack.extend(self.children_of(child))
+
+    def dependants_of(self, key: Key) -> list[Job]:
+        """The Jobs whose `after` names this one."""
+        return [self.jobs[dependant] for dependant in self._dependants.get(key, ())]
+
+    def duplicates_of(self, key: Key) -> list[Job]:
+        """The Jobs that ended Skipped as duplicates of this one."""
+        return [self.jobs[duplicate] for duplicate in self._duplicates.get(key, ())]
+
+    def unfinished_of_queue(self, queue: Key) -> list[Job]:
+        """Its Jobs that are not terminal."""
+        return [self.jobs[key] for key in self._unfinished_of_queue.get(queue, ())]
+
+    def active_of_queue(self, queue: Key) -> list[Job]:
+        """Its Jobs with an open attempt."""
+        return [self.jobs[key] for key in self._active_of_queue.get(queue, ())]
+
+    def finished_of_queue(self, queue: Key) -> list[Job]:
+        """Its terminal Jobs."""
+        return [self.jobs[key] for key in self._finished_of_queue.get(queue, ())]
+
+    def queue_keys(self) -> set[Key]:
+        """Every Queue that exists or that a Job names."""
+        named = (index for index in (self._unfinished_of_queue, self._finished_of_queue) if index)
+        return {key for index in named for key, members in index.items() if members} | set(self.queues)
+
+    # Unique Jobs
+
+    def unique_key(self, job: Job) -> UniqueKey | None:
+        """What it is unique by, or None."""
+        if job.unique is None:
+            return None
+        known = self._unique_key.get(job.uid)
+        if known is None:
+            what = f"task:{job.spec['task']}" if job.is_task else "command:" + "\0".join(job.spec["command"])
+            key = job.unique.key
+            # A digest of args must never equal a key that somebody chose.
+            text = f"key:{key}" if key is not None else f"args:{canonical_digest(job.spec.get('args', {}))}"
+            known = self._unique_key[job.uid] = (job.namespace, what, text)
+        return known
+
+    def unclaimed_rivals(self, key: UniqueKey) -> list[Job]:
+        """The Jobs of that key that were never claimed and are not terminal, first come first."""
+        return [self.jobs[job] for _, job in self._unclaimed.get(key, ())]
+
+    def admitted_rivals(self, key: UniqueKey) -> list[Job]:
+        """The Jobs of that key that were claimed at least once, finished ones included."""
+        return [self.jobs[job] for job in self._admitted.get(key, ())]
+
+    # Pods
+
+    def put_pod(self, pod: Pod) -> Pod | None:
+        """Take the record in; the one that it replaces is returned."""
+        old = self.remove_pod(pod.key)
+        self.pods[pod.key] = pod
+        self._pods_of_job[pod.namespace, pod.job][pod.key] = None
+        if pod.live:
+            self._live_pods_of_queue[pod.namespace, pod.queue][pod.key] = None
+        return old
+
+    def remove_pod(self, key: Key) -> Pod | None:
+        """Forget the pod."""
+        pod = self.pods.pop(key, None)
+        if pod is not None:
+            _discard(self._pods_of_job, (pod.namespace, pod.job), key)
+            _discard(self._live_pods_of_queue, (pod.namespace, pod.queue), key)
+        return pod
+
+    def pods_of_job(self, key: Key) -> list[Pod]:
+        """The pods that bear the Job's name in their label, gone ones included."""
+        return [self.pods[pod] for pod in self._pods_of_job.get(key, ())]
+
+    def attempt_pod(self, job: Job) -> Pod | None:
+        """The pod of the current attempt, seen and perhaps gone; None where none was seen."""
+        pod = self.pods.get((job.namespace, job.pod_name(job.attempt)))
+        return pod if pod is not None and pod.owner_uid in ("", job.uid) else None
+
+    def live_pods_of_queue(self, queue: Key) -> list[Pod]:
+        """The pods that bear the Queue's name in their label and whose container has not ended."""
+        return [self.pods[pod] for pod in self._live_pods_of_queue.get(queue, ())]
+
+    # Slots
+
+    def slots_held(self, queue: Key) -> int:
+        """The attempts that hold a slot: from the claim to the report or the end of the container, whichever is first.
+
+        Counted from claims and from live pods, so that neither a lost claim nor an orphaned pod frees one early.
+        """
+        held = {job.key: job.attempt for job in self.active_of_queue(queue) if self._holds(job)}
+        extra = 0
+        for pod in self.live_pods_of_queue(queue):
+            job = self.jobs.get((pod.namespace, pod.job))
+            if (
+                job is None
+                or pod.owner_uid not in ("", job.uid)
+                or (held.get(job.key) != pod.attempt and not _reported(job, pod))
+            ):
+                extra += 1
+        return len(held) + extra
+
+    def _holds(self, job: Job) -> bool:
+        if job.report is not None:
+            return False
+        pod = self.attempt_pod(job)
+        return pod is None or pod.live
+
+    # Indexes
+
+    def _index_job(self, job: Job) -> None:
+        if job.parent is not None:
+            self._children[job.parent.uid][job.key] = None
+        for name in job.after:
+            self._dependants[job.namespace, name][job.key] = None
+        if job.duplicate_of:
+            self._duplicates[job.namespace, job.duplicate_of][job.key] = None
+        (self._finished_of_queue if job.terminal else self._unfinished_of_queue)[job.queue_key][job.key] = None
+        if job.active:
+            self._active_of_queue[job.queue_key][job.key] = None
+        unique = self.unique_key(job)
+        if unique is not None:
+            if job.admitted:
+                self._admitted[unique][job.key] = None
+            elif not job.terminal:
+                bisect.insort(self._unclaimed[unique], (job.order, job.key))
+
+    def _unindex_job(self, job: Job) -> None:
+        if job.parent is not None:
+            _discard(self._children, job.parent.uid, job.key)
+        for name in job.after:
+            _discard(self._dependants, (job.namespace, name), job.key)
+        if job.duplicate_of:
+            _discard(self._duplicates, (job.namespace, job.duplicate_of), job.key)
+        _discard(self._finished_of_queue, job.queue_key, job.key)
+        _discard(self._unfinished_of_queue, job.queue_key, job.key)
+        _discard(self._active_of_queue, job.queue_key, job.key)
+        unique = self.unique_key(job)
+        if unique is not None:
+            _discard(self._admitted, unique, job.key)
+            waiting = self._unclaimed.get(unique, [])
+            entry = (job.order, job.key)
+            place = bisect.bisect_left(waiting, entry)
+            if place < len(waiting) and waiting[place] == entry:
+                del waiting[place]
+                if not waiting:
+                    del self._unclaimed[unique]
+
+
+def _reported(job: Job, pod: Pod) -> bool:
+    report = job.status.get("report")
+    return report is not None and report.get("podUID") == pod.uid
+
+
+def _discard(index: dict[_K, dict[_V, None]], key: _K, member: _V) -> None:
+    members = index.get(key)
+    if members is not None:
+        members.pop(member, None)
+        if not members:
+            del index[key]
+
+
+def newest_first(jobs: Iterable[Job]) -> list[Job]:
+    """Finished Jobs, the last to finish first."""
+    return sorted(jobs, key=lambda job: (job.finished_at or 0.0, job.name), reverse=True)

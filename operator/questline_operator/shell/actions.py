@@ -1,0 +1,222 @@
+"""The writes of a Job's steps, each carried to a definite end and its answer put into the store."""
+
+import logging
+from typing import Any
+
+from questline_operator.core import settings
+from questline_operator.core.lineage import depth_of, root_of, uses_worker, worker_name
+from questline_operator.core.podspec import attempt_pod, payload
+from questline_operator.core.records import DEFAULT_QUEUE, Job, Pod
+from questline_operator.core.transitions import Change
+from questline_operator.core.world import World
+from questline_operator.shell.api import JOBS, PODS, QUEUES, Api, ApiError, NoAnswerError, Object
+from questline_operator.shell.clock import Clock
+from questline_operator.shell.lease import LeadershipLostError
+from questline_operator.shell.store import Store
+from questline_operator.shell.writer import FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS, FateUnknownError, Writer
+
+logger = logging.getLogger(__name__)
+
+READ_DELAY_SECONDS = 0.5
+NOT_RUN_YET_SECONDS = 0.25
+"""No pod is created, runs and is gone within this time: one that is not there so soon has not run."""
+
+
+class PodVanishedError(Exception):
+    """The pod of an attempt was created, as far as is known, and is gone before anything was seen of it."""
+
+
+class Actions:
+    """What the controller can do to the cluster."""
+
+    FATAL = (LeadershipLostError,)
+    """Errors that end the process: it must not write any more."""
+
+    def __init__(self, api: Api, clock: Clock, writer: Writer, store: Store, *, epoch: int) -> None:
+        self._api = api
+        self._clock = clock
+        self._writer = writer
+        self._store = store
+        self._epoch = epoch
+
+    @property
+    def _world(self) -> World:
+        return self._store.world
+
+    async def write_status(self, job: Job, change: Change, *, patient: bool = False) -> bool:
+        """Write the change on the Job as it is in that record, and the epoch; False where it has changed or is gone."""
+        raw: Any = job.raw
+        change = {**change, "epoch": self._epoch}
+        try:
+            written = await self._writer.patch_status(JOBS, raw, change, patient=patient)
+        except ApiError as error:
+            if error.status not in (404, 409, 422):
+                raise
+            if await self._read_again(job) == job.resource_version:
+                # Nothing has changed, so it was not the precondition: the API server refuses the change itself.
+                raise
+            logger.info("%s/%s changed before a write of its status: %s", *job.key, error.message)
+            return False
+        self._store.apply(JOBS, written)
+        return True
+
+    async def create_pod(self, job: Job) -> str | None:
+        """Create the pod of the Job's current attempt; returns the API server's words where it refuses the pod.
+
+        Raises:
+            PodVanishedError: it was created and is gone, or may have been: to try again could run its number twice.
+        """
+        try:
+            manifest = self._attempt_pod(job)
+        except (TypeError, AttributeError, KeyError, ValueError) as error:
+            return f"Worker {worker_name(self._world, job)}: spec.template is no PodTemplateSpec: {error!r}"
+        name = manifest["metadata"]["name"]
+        pod: Object | None = None
+        delay = FIRST_DELAY_SECONDS
+        while pod is None:
+            try:
+                pod = await self._writer.create(PODS, job.namespace, manifest, repeat=False)
+            except ApiError as error:
+                if error.status != 409:
+                    return error.message
+                pod = await self._existing_pod(job, name)
+                if pod is None:
+                    raise PodVanishedError(name) from None
+            except FateUnknownError as unknown:
+                logger.warning("%s/%s: %s", job.namespace, name, unknown)
+                pod = await self._existing_pod(job, name)
+                if pod is None and self._clock.monotonic() - unknown.sent_at > NOT_RUN_YET_SECONDS:
+                    raise PodVanishedError(name) from None
+                if pod is None:
+                    await self._clock.sleep(delay)
+                    delay = min(delay * 2, MAX_DELAY_SECONDS)
+                    if self._was_seen(job):
+                        return None
+        if not any(owner["uid"] == job.uid for owner in pod["metadata"].get("ownerReferences", [])):
+            return f"pod {name} exists and is not this Job's"
+        self._store.apply(PODS, pod)
+        return None
+
+    async def delete_pod(self, pod: Pod, *, patient: bool = False) -> None:
+        """Delete the pod; its end is seen by the watch."""
+        try:
+            await self._writer.delete(PODS, pod.namespace, pod.name, uid=pod.uid, patient=patient)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            self._store.pod_is_gone(pod)  # another pod has its name by now
+            return
+        self._store.assume_pod_deleting(pod)
+
+    async def delete_orphan(self, pod: Pod) -> None:
+        """Delete a pod whose Job is gone, after a read that says so."""
+        try:
+            job = await self._api.get(JOBS, pod.namespace, pod.job)
+        except ApiError as error:
+            if error.definite and error.status != 404:
+                raise
+            if error.status != 404:
+                await self._clock.sleep(READ_DELAY_SECONDS)
+                return
+        except NoAnswerError:
+            await self._clock.sleep(READ_DELAY_SECONDS)
+            return
+        else:
+            if pod.owner_uid in ("", job["metadata"]["uid"]):
+                self._store.apply(JOBS, job)
+                return
+        await self.delete_pod(pod)
+
+    async def delete_job(self, job: Job) -> None:
+        """Delete a finished Job as it is in that record; one that changed meanwhile is looked at again."""
+        version = str(job.resource_version)
+        try:
+            await self._writer.delete(JOBS, job.namespace, job.name, uid=job.uid, version=version, patient=True)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+
+    async def make_default_queue(self, namespace: str) -> None:
+        """Create the queue ``default``."""
+        body: Object = {
+            "apiVersion": QUEUES.api_version,
+            "kind": "Queue",
+            "metadata": {"name": DEFAULT_QUEUE, "namespace": namespace},
+            "spec": {},
+        }
+        try:
+            queue = await self._writer.create(QUEUES, namespace, body)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            try:
+                queue = await self._api.get(QUEUES, namespace, DEFAULT_QUEUE)
+            except (ApiError, NoAnswerError) as unread:
+                logger.info("Queue %s/%s exists and is not read yet: %s", namespace, DEFAULT_QUEUE, unread)
+                await self._clock.sleep(READ_DELAY_SECONDS)
+                return
+        self._store.apply(QUEUES, queue)
+
+    def _attempt_pod(self, job: Job) -> Object:
+        world = self._world
+        queue = world.queues.get(job.queue_key)
+        name = worker_name(world, job)
+        worker = world.workers.get((job.namespace, name)) if uses_worker(job) else None
+        if worker is None and "image" not in job.spec:
+            raise ValueError(f"there is no Worker {name}")
+        limit = settings.max_attempts(job, queue)
+        root = root_of(world, job)
+        text = payload(
+            job,
+            attempt=job.attempt,
+            is_last_attempt=job.failures + 1 >= limit,
+            root=root,
+            depth=depth_of(world, job),
+            worker=None if worker is None else name,
+            max_attempts=limit,
+        )
+        return attempt_pod(
+            job,
+            worker,
+            attempt=job.attempt,
+            epoch=self._epoch,
+            root=root,
+            payload_text=text,
+            timeout=settings.timeout_seconds(job, queue),
+        )
+
+    def _was_seen(self, job: Job) -> bool:
+        """Whether the pod of that attempt was seen, gone or not, or the attempt is no longer its Job's open one."""
+        return self._world.open_attempt(job) is None or self._world.attempt_pod(job) is not None
+
+    async def _existing_pod(self, job: Job, name: str) -> Object | None:
+        """The pod of that name, whoever's it is; None where it is gone."""
+        while True:
+            try:
+                return await self._api.get(PODS, job.namespace, name)
+            except NoAnswerError:
+                pass
+            except ApiError as error:
+                if error.status == 404:
+                    return None
+                if error.definite:
+                    raise
+            await self._clock.sleep(READ_DELAY_SECONDS)
+
+    async def _read_again(self, job: Job) -> int:
+        """Put the Job as it is now into the store; returns its resourceVersion, 0 where it is gone."""
+        while True:
+            try:
+                raw = await self._api.get(JOBS, job.namespace, job.name)
+            except NoAnswerError:
+                pass
+            except ApiError as error:
+                if error.status == 404:
+                    self._store.job_is_gone(job)
+                    return 0
+                if error.definite:
+                    raise
+            else:
+                self._store.apply(JOBS, raw)
+                return int(raw["metadata"]["resourceVersion"])
+            await self._clock.sleep(READ_DELAY_SECONDS)

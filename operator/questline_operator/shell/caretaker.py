@@ -1,0 +1,202 @@
+"""The slow work beside the controller: Queues' counts, Workers' checks, and what may be deleted."""
+
+import asyncio
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from questline_operator.core.podspec import worker_pod
+from questline_operator.core.records import ANNOTATION_EPOCH, Job, Json, Key, Pod, Queue, Worker
+from questline_operator.core.retention import expired_jobs, expired_pods
+from questline_operator.core.states import State
+from questline_operator.core.times import format_time
+from questline_operator.core.world import World
+from questline_operator.shell.actions import Actions
+from questline_operator.shell.api import JOBS, PODS, QUEUES, WORKERS, Api, ApiError, NoAnswerError, Resource
+from questline_operator.shell.clock import Clock
+from questline_operator.shell.controller import Controller
+from questline_operator.shell.writer import Writer
+
+logger = logging.getLogger(__name__)
+
+QUEUE_STATUS_SECONDS = 2.0
+WORKER_POLL_SECONDS = 0.25
+WORKER_RECHECK_SECONDS = 30.0
+"""A Worker that was refused is tried again this often: what refuses it may have changed."""
+WORKER_RETRY_SECONDS = 2.0
+"""... and one whose check got no answer, this often: its Jobs wait for it."""
+RETENTION_SECONDS = 5.0
+
+
+class Caretaker:
+    """Three loops, each of which looks at the same world as the controller and leaves its Jobs' lifecycle alone."""
+
+    def __init__(
+        self, api: Api, clock: Clock, writer: Writer, actions: Actions, controller: Controller, *, epoch: int
+    ) -> None:
+        self._api = api
+        self._clock = clock
+        self._writer = writer
+        self._actions = actions
+        self._controller = controller
+        self._epoch = epoch
+        self._recheck_at: dict[Key, float] = {}
+
+    @property
+    def _world(self) -> World:
+        return self._controller.world
+
+    async def run(self) -> NoReturn:
+        """Run the loops until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_queue_status())
+            tasks.create_task(self._keep_workers_checked())
+            tasks.create_task(self._delete_expired())
+        raise AssertionError("unreachable: the loops never end")
+
+    # Queues
+
+    async def _keep_queue_status(self) -> NoReturn:
+        self._controller.changed_queues.update(self._world.queues)
+        while True:
+            changed, self._controller.changed_queues = self._controller.changed_queues, set()
+            for key in sorted(changed):
+                queue = self._world.queues.get(key)
+                if queue is not None:
+                    await self._write_queue_status(queue)
+            await self._clock.sleep(QUEUE_STATUS_SECONDS)
+
+    async def _write_queue_status(self, queue: Queue) -> None:
+        """Write the counts where they differ from what stands there."""
+        unfinished = self._world.unfinished_of_queue(queue.key)
+        ended = Counter(job.state for job in self._world.finished_of_queue(queue.key))
+        totals = {
+            "succeeded": ended[State.SUCCEEDED],
+            "failed": ended[State.FAILED],
+            "canceled": ended[State.CANCELED],
+            "skipped": ended[State.SKIPPED],
+        }
+        status = {
+            "running": self._world.slots_held(queue.key),
+            "waiting": sum(not job.active for job in unfinished),
+            "totals": totals,
+            "observedGeneration": queue.raw["metadata"].get("generation", 1),
+        }
+        known = queue.raw.get("status", {})
+        differs = any(known.get(name) != value for name, value in status.items())
+        if differs and not await self._patch(QUEUES, queue, status):
+            self._controller.changed_queues.add(queue.key)
+
+    # Workers
+
+    async def _keep_workers_checked(self) -> NoReturn:
+        self._controller.changed_workers.update(self._world.workers)
+        while True:
+            now = self._clock.monotonic()
+            due = {key for key, when in self._recheck_at.items() if when <= now}
+            changed, self._controller.changed_workers = self._controller.changed_workers | due, set()
+            for key in sorted(changed):
+                self._recheck_at.pop(key, None)
+                worker = self._world.workers.get(key)
+                if worker is not None and not worker.ready:
+                    await self.check_worker(worker)
+            await self._clock.sleep(WORKER_POLL_SECONDS)
+
+    async def check_worker(self, worker: Worker) -> None:
+        """Have the API server try a pod of the Worker, and write the condition Ready with its words."""
+        ready, reason, message = True, "PodAccepted", ""
+        try:
+            await self._try_pod(worker)
+        except ApiError as error:
+            if not error.definite:
+                self._check_again(worker, WORKER_RETRY_SECONDS)
+                return
+            # An exhausted quota says nothing about the Worker: its Jobs' pods wait for it as PodRejected. That the name
+            # is taken is found after everything else was found good.
+            if "exceeded quota" not in error.message and error.reason != "AlreadyExists":
+                ready, reason, message = False, "PodRefused", error.message
+        except NoAnswerError:
+            self._check_again(worker, WORKER_RETRY_SECONDS)
+            return
+        except (TypeError, AttributeError, KeyError, ValueError) as error:
+            ready, reason, message = False, "TemplateInvalid", f"spec.template is no PodTemplateSpec: {error!r}"
+        if not ready:
+            self._check_again(worker)
+        known = worker.raw.get("status", {}).get("conditions", [])
+        old: Json = next((c for c in known if c["type"] == "Ready"), {})
+        status = "True" if ready else "False"
+        same = old.get("status") == status
+        condition = {
+            "type": "Ready",
+            "status": status,
+            "reason": reason,
+            "message": message[:1_024],
+            "observedGeneration": worker.generation,
+            "lastTransitionTime": old["lastTransitionTime"] if same else _whole_seconds(self._clock.now()),
+        }
+        if condition != old:
+            change = {
+                "conditions": [*(c for c in known if c["type"] != "Ready"), condition],
+                "observedGeneration": worker.generation,
+            }
+            if not await self._patch(WORKERS, worker, change):
+                self._check_again(worker, WORKER_RETRY_SECONDS)
+
+    async def _try_pod(self, worker: Worker) -> None:
+        pod = worker_pod(worker)
+        # One name every time: it is part of the API server's words, which would differ from check to check.
+        pod["metadata"] |= {"name": f"{worker.name[:50].rstrip('-.')}-check", "namespace": worker.namespace}
+        pod["metadata"]["annotations"][ANNOTATION_EPOCH] = str(self._epoch)
+        await self._api.create(PODS, worker.namespace, pod, dry_run=True)
+
+    def _check_again(self, worker: Worker, seconds: float = WORKER_RECHECK_SECONDS) -> None:
+        self._recheck_at[worker.key] = self._clock.monotonic() + seconds
+
+    # Retention
+
+    async def _delete_expired(self) -> NoReturn:
+        while True:
+            await self._clock.sleep(RETENTION_SECONDS)
+            now = self._clock.now()
+            pods_of_queue: defaultdict[Key, list[Pod]] = defaultdict(list)
+            for pod in self._world.pods.values():
+                pods_of_queue[pod.namespace, pod.queue].append(pod)
+            for queue in sorted(self._world.queue_keys() | set(pods_of_queue)):
+                pods = list(expired_pods(self._world, queue, pods_of_queue.get(queue, []), now))
+                jobs = [job for job in expired_jobs(self._world, queue, now) if self._seen_by_watch(job)]
+                await self._delete(jobs=jobs, pods=pods)
+
+    def _seen_by_watch(self, job: Job) -> bool:
+        """Whether the watch is as far as the records of the Job and its descendants, some of which answers may have
+        brought: only then every child that they have is known."""
+        watched = self._controller.store.watched.get(JOBS, 0)
+        return all(one.resource_version <= watched for one in (job, *self._world.descendants_of(job)))
+
+    async def _delete(self, *, jobs: list[Job], pods: list[Pod]) -> None:
+        """Delete them all; the writer lets few through at once. What failed is found again by the next round."""
+        answers = await asyncio.gather(
+            *(self._actions.delete_pod(pod, patient=True) for pod in pods),
+            *(self._actions.delete_job(job) for job in jobs),
+            return_exceptions=True,
+        )
+        for answer in answers:
+            if isinstance(answer, Actions.FATAL):
+                raise answer
+            if isinstance(answer, Exception):
+                logger.warning("retention: %s", answer)
+
+    async def _patch(self, resource: Resource, record: Queue | Worker, status: Mapping[str, Any]) -> bool:
+        """Write the status of a small kind; False where the API server said no, as when it has changed meanwhile."""
+        raw: Any = record.raw
+        try:
+            written = await self._writer.patch_status(resource, raw, status, patient=True)
+        except ApiError as error:
+            logger.info("%s %s/%s: %s", resource.plural, record.namespace, record.name, error)
+            return False
+        self._controller.store.apply(resource, written)
+        return True
+
+
+def _whole_seconds(now: float) -> str:
+    return format_time(now)[:19] + "Z"

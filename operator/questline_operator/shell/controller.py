@@ -1,0 +1,431 @@
+"""The loop that turns what the store shows into writes: asks the core for each Job's next step, and carries it out.
+
+One pass looks at every Job and queue that changed or became due. A step that writes runs as a task of its own, at most
+one a Job; when it has ended the Job is looked at again. Claims are decided here, one queue after the other, and counted
+from the moment they are sent, so that a queue's concurrency holds whatever is under way.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any, NoReturn
+
+from questline_operator.core import transitions
+from questline_operator.core.admission import Rejections, free_slots
+from questline_operator.core.decide import (
+    CreatePod,
+    DeletePod,
+    MakeDefaultQueue,
+    Nothing,
+    Ready,
+    Step,
+    WriteStatus,
+    next_step,
+)
+from questline_operator.core.lineage import Hold
+from questline_operator.core.records import Job, Key, Pod, Queue, Worker
+from questline_operator.core.states import REASON_DELAY_SECONDS, WRITTEN_AT_ONCE, Reason, State
+from questline_operator.core.uniqueness import could_run
+from questline_operator.core.world import World
+from questline_operator.shell.actions import Actions, PodVanishedError
+from questline_operator.shell.agenda import Agenda
+from questline_operator.shell.clock import Clock
+from questline_operator.shell.ready_queue import ReadyQueue
+from questline_operator.shell.store import Listeners, Store
+
+logger = logging.getLogger(__name__)
+
+STALE_REASON_DELAY_SECONDS = 2.0
+"""A written reason that needs a person and no longer holds is replaced after this long, unless a claim clears it."""
+ERROR_DELAY_SECONDS = 10.0
+"""After an unexpected error a Job is left alone for this long."""
+JOBS_AT_A_STRETCH = 200
+"""So many Jobs are looked at before watches, writes and probes get their turn."""
+
+
+class Controller:
+    """Drives every Job towards its end.
+
+    Args:
+        epoch: this leadership's number; every claim and pod carries it.
+    """
+
+    def __init__(self, clock: Clock, world: World, *, epoch: int) -> None:
+        self.world = world
+        self.epoch = epoch
+        self.store = Store(
+            world,
+            Listeners(
+                job=self._job_changed,
+                pod=self._pod_changed,
+                queue=self._queue_changed,
+                worker=self._worker_changed,
+                namespace=self._namespace_changed,
+            ),
+        )
+        self.changed_queues: set[Key] = set()
+        """Queues whose counts may have changed, for whoever writes their status."""
+        self.changed_workers: set[Key] = set()
+        """Workers that may need a check, for whoever checks them."""
+        self.last_pass = clock.monotonic()
+        self._clock = clock
+        self._jobs: Agenda[Key] = Agenda()
+        self._queues: Agenda[Key] = Agenda()
+        self._ready: defaultdict[Key, ReadyQueue] = defaultdict(ReadyQueue)
+        self._busy: set[Key] = set()
+        self._creating: dict[Key, Job] = {}
+        self._competing: set[Key] = set()
+        self._held_since: dict[Key, tuple[str, float]] = {}
+        self._rejections = Rejections()
+        self._wake = asyncio.Event()
+        self._acting = False
+
+    async def run(self, actions: Actions) -> NoReturn:
+        """Act on everything that the store holds, then on what changes. Call it when every list was read.
+
+        Raises:
+            LeadershipLostError: a write found that this process leads no more.
+        """
+        self._acting = True
+        for key in self.world.jobs:
+            self._jobs.mark(key)
+        for pod in list(self.world.pods.values()):
+            self._jobs.mark((pod.namespace, pod.job))
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._pass(actions, tasks)
+                await self._sleep_until_due()
+        raise AssertionError("unreachable: the loop above never ends")
+
+    def wake(self) -> None:
+        """Have the next pass begin now."""
+        self._wake.set()
+
+    # One pass
+
+    async def _pass(self, actions: Actions, tasks: asyncio.TaskGroup) -> None:
+        now = self._clock.now()
+        for place, key in enumerate(self._jobs.take(now), 1):
+            if key not in self._busy:
+                self._look_at(key, now, actions, tasks)
+            if place % JOBS_AT_A_STRETCH == 0:
+                await asyncio.sleep(0)
+        for key in self._queues.take(now):
+            self._claim_from(key, now, actions, tasks)
+        self.last_pass = self._clock.monotonic()
+
+    async def _sleep_until_due(self) -> None:
+        self._wake.clear()
+        if self._jobs or self._queues:
+            await asyncio.sleep(0)
+            return
+        dues = [due for due in (self._jobs.next_due(), self._queues.next_due()) if due is not None]
+        # A second at the most: the heartbeat that the liveness probe looks at.
+        wait = min([1.0, *(max(0.0, due - self._clock.now()) for due in dues)])
+        timer = asyncio.ensure_future(self._clock.sleep(wait))
+        waker = asyncio.ensure_future(self._wake.wait())
+        try:
+            await asyncio.wait((timer, waker), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            waker.cancel()
+
+    def _look_at(self, key: Key, now: float, actions: Actions, tasks: asyncio.TaskGroup) -> None:
+        job = self.world.jobs.get(key)
+        self._tend_strays(key, job, actions, tasks)
+        if job is None:
+            self._held_since.pop(key, None)
+            self._competing.discard(key)
+            return
+        self._note_competition(job, now)
+        step = next_step(self.world, job, now, epoch=self.epoch)
+        self._carry_out(job, step, now, actions, tasks)
+
+    def _note_competition(self, job: Job, now: float) -> None:
+        """Rivals wait behind the first unique Job that could run: look at them when that one no longer could."""
+        unique = self.world.unique_key(job)
+        if unique is None:
+            return
+        if not job.admitted and could_run(self.world, job, now):
+            self._competing.add(job.key)
+        elif job.key in self._competing:
+            self._competing.discard(job.key)
+            for rival in self.world.unclaimed_rivals(unique):
+                self._jobs.mark(rival.key)
+
+    def _carry_out(self, job: Job, step: Step, now: float, actions: Actions, tasks: asyncio.TaskGroup) -> None:
+        ready = self._ready[job.queue_key]
+        if not isinstance(step, Ready):
+            ready.discard(job.key)
+        if not isinstance(step, Ready | Hold):
+            self._held_since.pop(job.key, None)
+        match step:
+            case Nothing(until):
+                if until is not None:
+                    self._jobs.mark_at(job.key, until)
+            case Hold():
+                self._hold(job, step, now, actions, tasks)
+            case Ready():
+                if ready.add(job):
+                    self._queues.mark(job.queue_key)
+                self._hold(job, Hold(Reason.AT_CONCURRENCY_LIMIT, ""), now, actions, tasks)
+            case WriteStatus(change):
+                self._start(job.key, actions.write_status(job, change), tasks)
+            case CreatePod():
+                self._start(job.key, self._create_pod(job, actions), tasks)
+            case DeletePod(pod):
+                self._start(job.key, actions.delete_pod(pod), tasks)
+            case MakeDefaultQueue():
+                making = (job.namespace, "queue/default")
+                if making not in self._busy:
+                    self._start(making, actions.make_default_queue(job.namespace), tasks, look_at=job.key)
+
+    def _slots(self, job: Job) -> str:
+        queue = self.world.queues[job.queue_key]
+        return f"waits for a slot: queue {job.queue} runs {self.world.slots_held(job.queue_key)} of {queue.concurrency}"
+
+    def _hold(self, job: Job, hold: Hold, now: float, actions: Actions, tasks: asyncio.TaskGroup) -> None:
+        """Note the reason; write it where it needs a person, or when it has lasted."""
+        reason, since = self._held_since.get(job.key, ("", now))
+        if reason != hold.reason:
+            since = now
+            self._held_since[job.key] = (hold.reason, now)
+        if hold.until is not None:
+            self._jobs.mark_at(job.key, hold.until)
+        if job.reason == hold.reason and (
+            # Which of several Jobs is missing may change; other messages of a reason are as good as each other.
+            hold.reason != Reason.DEPENDENCY_MISSING or job.status.get("message") == hold.message
+        ):
+            return
+        delay = REASON_DELAY_SECONDS
+        if hold.reason in WRITTEN_AT_ONCE and not hold.passing:
+            delay = 0.0
+        elif job.reason in WRITTEN_AT_ONCE:
+            delay = STALE_REASON_DELAY_SECONDS
+        if now < since + delay:
+            self._jobs.mark_at(job.key, since + delay)
+            return
+        change = transitions.explain(job, hold.reason, hold.message or self._slots(job))
+        self._start(job.key, actions.write_status(job, change, patient=delay > 0), tasks)
+
+    # Claims
+
+    def _claim_from(self, queue: Key, now: float, actions: Actions, tasks: asyncio.TaskGroup) -> None:
+        """Give the queue's free slots to the first of its ready Jobs."""
+        self.changed_queues.add(queue)
+        ready = self._ready.get(queue)
+        if not ready:
+            return
+        allowed = self._rejections.claims_allowed(queue, now)
+        free = free_slots(self.world, queue) - self._uncounted_creates(queue)
+        free = free if allowed is None else min(free, allowed)
+        while free > 0:
+            key = ready.pop()
+            if key is None:
+                break
+            job = self.world.jobs.get(key)
+            if job is None or key in self._busy:
+                continue  # it is looked at again when its write has ended
+            step = next_step(self.world, job, now, epoch=self.epoch)
+            if not isinstance(step, Ready):
+                self._carry_out(job, step, now, actions, tasks)
+                continue
+            free -= 1
+            self._start_claim(job, now, actions, tasks)
+        probe_at = self._rejections.next_probe_at(queue)
+        if probe_at is not None and probe_at > now and len(ready):
+            self._queues.mark_at(queue, probe_at)
+
+    def _uncounted_creates(self, queue: Key) -> int:
+        """Pods that may come to be though nothing else counts for them: their Job is gone, or an earlier try of the
+        same create was seen to end."""
+        uncounted = 0
+        for job in self._creating.values():
+            if job.queue_key == queue:
+                known, pod = self.world.jobs.get(job.key), self.world.attempt_pod(job)
+                uncounted += known is None or known.uid != job.uid or (pod is not None and not pod.live)
+        return uncounted
+
+    def _start_claim(self, job: Job, now: float, actions: Actions, tasks: asyncio.TaskGroup) -> None:
+        self._held_since.pop(job.key, None)
+        self._rejections.claimed(job.queue_key)
+        change = transitions.claim(self.world, job, now=now)
+        assumed = replace(job, state=State.STARTING, attempt=job.attempt + 1, epoch=self.epoch, claim_unconfirmed=True)
+        self.store.assume_claimed(job, assumed)
+        self._start(job.key, self._claim(job, change, actions), tasks)
+
+    async def _claim(self, job: Job, change: transitions.Change, actions: Actions) -> None:
+        confirmed = False
+        try:
+            confirmed = await actions.write_status(job, change)
+        finally:
+            if not confirmed:
+                self._rejections.ended(job.queue_key)
+                self.store.unassume(job)
+        if not confirmed:
+            return
+        claimed = self.world.jobs.get(job.key)
+        if claimed is None or claimed.uid != job.uid or claimed.attempt != job.attempt + 1 or not claimed.active:
+            self._rejections.ended(job.queue_key)
+            return
+        if not isinstance(next_step(self.world, claimed, self._clock.now(), epoch=self.epoch), CreatePod):
+            self._rejections.ended(job.queue_key)
+            return  # cancelled meanwhile, say
+        await self._create_pod(claimed, actions)
+
+    async def _create_pod(self, job: Job, actions: Actions) -> None:
+        self._creating[job.key] = job
+        try:
+            refusal = await actions.create_pod(job)
+        except PodVanishedError:
+            self._rejections.accepted(job)
+            await self._end_vanished(job, actions)
+            return
+        finally:
+            del self._creating[job.key]
+            self._queues.mark(job.queue_key)
+        if refusal is None:
+            self._rejections.accepted(job)
+            return
+        retry_at = self._rejections.refused(job, self._clock.now())
+        self._queues.mark_at(job.queue_key, retry_at)
+        current = self.world.open_attempt(job)
+        if current is not None:
+            change = transitions.undo_claim(current, message=refusal, retry_at=retry_at)
+            await actions.write_status(current, change)
+
+    async def _end_vanished(self, job: Job, actions: Actions) -> None:
+        """End an attempt whose pod is gone unseen, before anything else is done with its Job."""
+        while True:
+            current = self.world.open_attempt(job)
+            if current is None:
+                return
+            step = next_step(self.world, current, self._clock.now(), epoch=None)
+            if not isinstance(step, WriteStatus) or await actions.write_status(current, step.change):
+                return
+
+    # Pods that no Job stands behind
+
+    def _tend_strays(self, key: Key, job: Job | None, actions: Actions, tasks: asyncio.TaskGroup) -> None:
+        for pod in self.world.pods_of_job(key):
+            mine = job is not None and pod.owner_uid in ("", job.uid)
+            if pod.gone:
+                if not (mine and job is not None and job.active and pod.name == job.pod_name(job.attempt)):
+                    self.world.remove_pod(pod.key)
+            elif not mine and not pod.deleting and _named_as_attempt(pod):
+                stray = (pod.namespace, f"pod/{pod.name}")
+                if stray not in self._busy:
+                    self._start(stray, actions.delete_orphan(pod), tasks, look_at=key)
+
+    # Tasks
+
+    def _start(
+        self, key: Key, action: Coroutine[Any, Any, Any], tasks: asyncio.TaskGroup, *, look_at: Key | None = None
+    ) -> None:
+        self._busy.add(key)
+        tasks.create_task(self._guarded(key, action, look_at or key))
+
+    async def _guarded(self, key: Key, action: Coroutine[Any, Any, Any], look_at: Key) -> None:
+        """Run the action; an error that nobody foresaw costs its Job some seconds, and the operator nothing."""
+        try:
+            await action
+        except Actions.FATAL:
+            raise
+        except Exception:
+            logger.exception("%s/%s: unexpected error", *key)
+            await self._clock.sleep(ERROR_DELAY_SECONDS)
+        finally:
+            self._busy.discard(key)
+        self._jobs.mark(look_at)
+        job = self.world.jobs.get(look_at)
+        if job is not None:
+            self._queues.mark(job.queue_key)
+        self.wake()
+
+    # What the store tells
+
+    def _job_changed(self, old: Job | None, new: Job | None) -> None:
+        job = new or old
+        if job is None:
+            return
+        self._jobs.mark(job.key)
+        self._queues.mark(job.queue_key)
+        if new is None:
+            self._ready[job.queue_key].discard(job.key)
+            self._rejections.forget(job)
+        if self._acting:
+            self._mark_related(old, new, job)
+        self.wake()
+
+    def _mark_related(self, old: Job | None, new: Job | None, job: Job) -> None:
+        """Everything whose next step may depend on what changed."""
+        if old is None or new is None or _means_else(old, new):
+            for child in self.world.children_of(job):
+                self._jobs.mark(child.key)
+            for duplicate in [job, *self.world.duplicates_of(job.key)]:
+                for dependant in self.world.dependants_of(duplicate.key):
+                    self._jobs.mark(dependant.key)
+        if new is not None and (new.cancel or new.state is State.CANCELED) and (old is None or _means_else(old, new)):
+            for descendant in self.world.descendants_of(new):
+                self._jobs.mark(descendant.key)
+        unique = self.world.unique_key(job)
+        if unique is not None and old is not None and _frees_rivals(old, new):
+            for rival in self.world.unclaimed_rivals(unique):
+                self._jobs.mark(rival.key)
+
+    def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
+        pod = new or old
+        if pod is not None:
+            self._jobs.mark((pod.namespace, pod.job))
+            if old is None or new is None or old.live != new.live:
+                self._queues.mark((pod.namespace, pod.queue))
+            self.wake()
+
+    def _queue_changed(self, old: Queue | None, new: Queue | None) -> None:
+        queue = new or old
+        if queue is not None and old != new:
+            self.changed_queues.add(queue.key)
+            self._queues.mark(queue.key)
+            for job in self.world.unfinished_of_queue(queue.key):
+                self._jobs.mark(job.key)
+            if old is not None and new is not None and old.defaults != new.defaults:
+                self._namespace_changed(queue.namespace)  # a child elsewhere may have its Worker from here
+            self.wake()
+
+    def _worker_changed(self, old: Worker | None, new: Worker | None) -> None:
+        worker = new or old
+        if worker is not None and old != new:
+            self.changed_workers.add(worker.key)
+            self._namespace_changed(worker.namespace)
+
+    def _namespace_changed(self, namespace: str) -> None:
+        for job in self.world.jobs.values():
+            if job.namespace == namespace and not job.terminal:
+                self._jobs.mark(job.key)
+        self.wake()
+
+
+def _means_else(old: Job, new: Job) -> bool:
+    """Whether Jobs that look at this one may decide otherwise now."""
+    return (
+        old.uid != new.uid
+        or old.state != new.state
+        or old.attempt != new.attempt
+        or old.cancel != new.cancel
+        or old.finishes != new.finishes
+        or old.claim_unconfirmed != new.claim_unconfirmed
+    )
+
+
+def _frees_rivals(old: Job, new: Job | None) -> bool:
+    """Whether unique rivals may decide otherwise: not when a duplicate was skipped, of which there may be thousands."""
+    if new is None or old.claim_unconfirmed != new.claim_unconfirmed or old.suspend != new.suspend:
+        return True
+    return old.state != new.state and new.reason != Reason.DUPLICATE
+
+
+def _named_as_attempt(pod: Pod) -> bool:
+    """Whether the operator made it: labels can be forged, so a pod of another name is nobody's to delete."""
+    return pod.epoch > 0 and pod.name.startswith(f"{pod.job}-") and pod.name.endswith(f"-{pod.attempt}")

@@ -1,0 +1,67 @@
+"""The number of this leadership: raised by each new leader, carried by all that it writes (design 7)."""
+
+import asyncio
+import logging
+
+from questline_operator.shell.api import CONFIG_MAPS, Api, ApiError, NoAnswerError, Object
+
+logger = logging.getLogger(__name__)
+
+FENCE = "questline-fence"
+KEY = "epoch"
+RETRY_SECONDS = 0.5
+
+
+async def raise_epoch(api: Api, namespace: str) -> int:
+    """Raise the epoch in ConfigMap ``questline-fence`` by compare-and-set; the new one.
+
+    It is one more than the last. Where that is not known, since the ConfigMap is new or holds no number, it is the
+    ConfigMap's resourceVersion, which is higher than any epoch that the cluster has seen: each was a write. (A
+    reinstall that began with 1 again would take claims of the former epoch 1 for its own.)
+
+    Raises:
+        ApiError: the API server refuses, as 403 without the right to.
+    """
+    while True:
+        try:
+            return await _raised(api, namespace)
+        except ApiError as error:
+            if error.definite and error.reason not in ("Conflict", "AlreadyExists"):
+                raise
+            logger.info("ConfigMap %s/%s: once more: %s", namespace, FENCE, error)
+        except NoAnswerError as error:
+            logger.warning("ConfigMap %s/%s: once more: %s", namespace, FENCE, error)
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _raised(api: Api, namespace: str) -> int:
+    fence = await _fence(api, namespace)
+    text = (fence.get("data") or {}).get(KEY, "")
+    last = int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
+    if text and last is None:
+        logger.error(
+            "ConfigMap %s/%s: data.%s is %r, no whole number: someone else wrote it; going on from the resourceVersion",
+            namespace,
+            FENCE,
+            KEY,
+            text[:64],
+        )
+    epoch = last + 1 if last else int(fence["metadata"]["resourceVersion"])
+    await api.replace(CONFIG_MAPS, namespace, FENCE, {**fence, "data": {**(fence.get("data") or {}), KEY: str(epoch)}})
+    return epoch
+
+
+async def _fence(api: Api, namespace: str) -> Object:
+    try:
+        return await api.get(CONFIG_MAPS, namespace, FENCE)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+    manifest = {
+        "apiVersion": CONFIG_MAPS.api_version,
+        "kind": "ConfigMap",
+        "metadata": {"name": FENCE, "namespace": namespace},
+        # "0" until the first leader has its number: a policy with this ConfigMap as parameter refuses nobody by it.
+        "data": {KEY: "0"},
+    }
+    return await api.create(CONFIG_MAPS, namespace, manifest)

@@ -1,0 +1,75 @@
+"""Everything that runs while this process leads: reads every list, then acts."""
+
+import asyncio
+from collections.abc import Callable
+from typing import NoReturn
+
+from prometheus_client import Counter
+
+from questline_operator.core.records import LABEL_JOB
+from questline_operator.core.world import World
+from questline_operator.shell.actions import Actions
+from questline_operator.shell.api import JOBS, NAMESPACES, PODS, QUEUES, WORKERS, Api
+from questline_operator.shell.caretaker import Caretaker
+from questline_operator.shell.clock import Clock
+from questline_operator.shell.controller import Controller
+from questline_operator.shell.reflector import Reflector
+from questline_operator.shell.writer import Writer
+
+
+class Leader:
+    """The store, the controller and the caretaker of one leadership.
+
+    Args:
+        epoch: raised before the first list is read, so that no older leader writes after it.
+        check_leading: raises LeadershipLostError where this process may no longer write.
+        writes: counts every write that is sent, by verb and resource.
+    """
+
+    def __init__(
+        self, api: Api, clock: Clock, *, epoch: int, check_leading: Callable[[], None], writes: Counter
+    ) -> None:
+        self.world = World()
+        self.controller = Controller(clock, self.world, epoch=epoch)
+        self._clock = clock
+        writer = Writer(api, clock, check_leading, writes)
+        self._actions = Actions(api, clock, writer, self.controller.store, epoch=epoch)
+        self._caretaker = Caretaker(api, clock, writer, self._actions, self.controller, epoch=epoch)
+        store = self.controller.store
+        self._reflectors = [
+            Reflector(api, clock, store, NAMESPACES),
+            Reflector(api, clock, store, QUEUES),
+            Reflector(api, clock, store, WORKERS),
+            Reflector(api, clock, store, JOBS),
+            Reflector(api, clock, store, PODS, labels=LABEL_JOB),
+        ]
+
+    async def run(self) -> NoReturn:
+        """Lead until cancelled.
+
+        Raises:
+            ExceptionGroup: holding LeadershipLostError, or an error that nobody foresaw.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            for reflector in self._reflectors:
+                tasks.create_task(reflector.run())
+            for reflector in self._reflectors:
+                await reflector.synced.wait()
+            tasks.create_task(self.controller.run(self._actions))
+            tasks.create_task(self._caretaker.run())
+        raise AssertionError("unreachable: the tasks never end")
+
+    @property
+    def synced(self) -> bool:
+        """Whether every list was read, so that the controller acts."""
+        return all(reflector.synced.is_set() for reflector in self._reflectors)
+
+    @property
+    def seconds_since_pass(self) -> float:
+        """The age of the controller's heartbeat."""
+        return self._clock.monotonic() - self.controller.last_pass if self.synced else 0.0
+
+    @property
+    def seconds_since_watch(self) -> float:
+        """The age of the last sign of life of the most silent watch; bookmarks come about once a minute."""
+        return max(self._clock.monotonic() - reflector.last_activity for reflector in self._reflectors)

@@ -1,0 +1,216 @@
+"""`after`: what the Jobs that a Job waits for say by their ends."""
+
+from typing import Any
+
+import pytest
+
+from questline_operator.core.dependencies import gate_of_dependencies
+from questline_operator.core.lineage import Hold, Skip
+from questline_operator.core.records import Job
+from questline_operator.core.states import Reason
+from questline_operator.core.world import World
+from tests.unit.core.builders import a_job, a_world, child_of
+
+
+def waiting(*names: str, name: str = "waiter", **spec: Any) -> Job:
+    return a_job(name, spec={"after": [{"job": each} for each in names], **spec})
+
+
+def verdict(world: World, job: Job) -> Reason | None:
+    found = gate_of_dependencies(world, job)
+    return None if found is None else found.reason
+
+
+A_WAITS = a_job("a")
+A_RUNS = a_job("a", state="Running")
+A_SUCCEEDED = a_job("a", state="Succeeded")
+A_FAILED = a_job("a", state="Failed", reason="TaskError")
+A_RERUNS = a_job("a", state="Running", attempt=2, succeededAttempts=[1], finishes=1)
+A_FAILED_AND_RERUNS = a_job("a", state="Running", attempt=2, finishes=1)
+NEITHER: list[Job] = []
+
+
+@pytest.mark.parametrize(
+    ("known", "succeeded", "finished"),
+    [
+        pytest.param(NEITHER, "DependencyMissing", "DependencyMissing", id="a Job that does not exist"),
+        pytest.param([A_WAITS], "DependencyPending", "DependencyPending", id="one that waits"),
+        pytest.param([A_RUNS], "DependencyPending", "DependencyPending", id="one that runs"),
+        pytest.param([A_SUCCEEDED], None, None, id="one that succeeded"),
+        pytest.param([A_FAILED], "UpstreamFailed", None, id="one that failed"),
+        pytest.param([a_job("a", state="Canceled")], "UpstreamFailed", None, id="one that was cancelled"),
+        pytest.param([a_job("a", state="Skipped")], "UpstreamFailed", None, id="one that was skipped"),
+        pytest.param([A_RERUNS], None, None, id="one that succeeded once and runs again"),
+        pytest.param([A_FAILED_AND_RERUNS], "DependencyPending", None, id="one that failed once and runs again"),
+    ],
+)
+def test_each_policy_on(known: list[Job], succeeded: str | None, finished: str | None) -> None:
+    default, explicit = waiting("a"), waiting("a", afterPolicy="Succeeded")
+    to_the_end = waiting("a", afterPolicy="Finished")
+
+    assert verdict(a_world(default, *known), default) == succeeded
+    assert verdict(a_world(explicit, *known), explicit) == succeeded
+    assert verdict(a_world(to_the_end, *known), to_the_end) == finished
+
+
+def test_a_job_that_waits_for_nobody_has_no_gate() -> None:
+    job = a_job()
+    assert gate_of_dependencies(a_world(job), job) is None
+
+
+def test_all_that_it_names_must_be_met() -> None:
+    job = waiting("a", "b")
+
+    assert verdict(a_world(job, A_SUCCEEDED, a_job("b", state="Succeeded")), job) is None
+    assert verdict(a_world(job, A_SUCCEEDED, a_job("b")), job) is Reason.DEPENDENCY_PENDING
+
+
+def test_one_failure_is_enough_whatever_else_is_pending_or_missing() -> None:
+    job = waiting("nobody", "b", "a")
+
+    assert verdict(a_world(job, a_job("b"), A_FAILED), job) is Reason.UPSTREAM_FAILED
+
+
+def test_a_missing_name_is_said_before_a_pending_one() -> None:
+    """It needs a person; the other needs time."""
+    for names in (("b", "nobody"), ("nobody", "b")):
+        job = waiting(*names)
+        found = gate_of_dependencies(a_world(job, a_job("b")), job)
+        assert isinstance(found, Hold)
+        assert found.reason is Reason.DEPENDENCY_MISSING
+        assert "nobody" in found.message
+
+
+def test_a_name_of_another_namespace_is_missing() -> None:
+    job = waiting("a")
+
+    assert verdict(a_world(job, a_job("a", state="Succeeded", namespace="other")), job) is Reason.DEPENDENCY_MISSING
+
+
+def test_the_message_names_the_job_and_its_end() -> None:
+    job = waiting("a")
+    found = gate_of_dependencies(a_world(job, A_FAILED), job)
+
+    assert isinstance(found, Skip)
+    assert found.message == "Job a, which it waits for, ended Failed (TaskError)"
+
+
+# Duplicates
+
+
+def duplicate(name: str, of: str) -> Job:
+    return a_job(name, state="Skipped", reason="Duplicate", duplicateOf=of)
+
+
+@pytest.mark.parametrize(
+    ("original", "succeeded", "finished"),
+    [
+        pytest.param(a_job("b", state="Running"), "DependencyPending", "DependencyPending", id="that runs"),
+        pytest.param(a_job("b", state="Succeeded"), None, None, id="that succeeded"),
+        pytest.param(a_job("b", state="Failed"), "UpstreamFailed", None, id="that failed"),
+    ],
+)
+def test_a_duplicate_counts_as_its_original(original: Job, succeeded: str | None, finished: str | None) -> None:
+    chain = [duplicate("a", "dup"), duplicate("dup", "b"), original]
+    default, to_the_end = waiting("a"), waiting("a", afterPolicy="Finished")
+
+    assert verdict(a_world(default, *chain), default) == succeeded
+    assert verdict(a_world(to_the_end, *chain), to_the_end) == finished
+
+
+def test_a_duplicate_whose_original_is_gone_was_skipped() -> None:
+    job = waiting("a")
+
+    assert verdict(a_world(job, duplicate("a", "gone")), job) is Reason.UPSTREAM_FAILED
+
+
+def test_duplicates_that_name_each_other_end_the_search() -> None:
+    """Only a forged status could say so; it must not end the operator."""
+    job = waiting("a")
+
+    assert verdict(a_world(job, duplicate("a", "b"), duplicate("b", "a")), job) is Reason.UPSTREAM_FAILED
+
+
+# Trees
+
+
+def test_a_child_may_wait_for_jobs_of_its_own_tree_alone() -> None:
+    root = a_job("root", state="Succeeded", children={"total": 2})
+    sibling = a_job("sibling", state="Succeeded", spec={"parent": child_of(root)})
+    stranger = a_job("stranger", state="Succeeded")
+
+    def child_after(name: str) -> Job:
+        return waiting(name, parent=child_of(root, index=1))
+
+    world = a_world(root, sibling, stranger)
+    assert verdict(world, child_after("sibling")) is None
+    assert verdict(world, child_after("root")) is None
+    assert verdict(world, child_after("stranger")) is Reason.UPSTREAM_NOT_ALLOWED
+    assert verdict(world, child_after("nobody")) is Reason.DEPENDENCY_MISSING
+
+
+def test_a_root_may_wait_for_any_job() -> None:
+    root = a_job("root", state="Succeeded")
+    leaf = a_job("leaf", state="Succeeded", spec={"parent": child_of(root)})
+    job = waiting("leaf")
+
+    assert verdict(a_world(root, leaf, job), job) is None
+
+
+# Cycles
+
+
+def a_cycle(length: int) -> list[Job]:
+    return [waiting(f"job-{(n + 1) % length}", name=f"job-{n}") for n in range(length)]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 2_000])
+def test_every_member_of_a_cycle_is_skipped_for_it(length: int) -> None:
+    jobs = a_cycle(length)
+    world = a_world(*jobs)
+
+    for job in (jobs[0], jobs[length // 2], jobs[-1]):
+        assert verdict(world, job) is Reason.DEPENDENCY_CYCLE
+
+
+def test_a_member_is_skipped_for_the_cycle_after_the_others_were() -> None:
+    jobs = a_cycle(3)
+    skipped = [
+        a_job(job.name, state="Skipped", reason="DependencyCycle", spec={"after": job.spec["after"]})
+        for job in jobs[1:]
+    ]
+
+    assert verdict(a_world(jobs[0], *skipped), jobs[0]) is Reason.DEPENDENCY_CYCLE
+
+
+def test_the_message_shows_the_way_round() -> None:
+    jobs = a_cycle(3)
+    found = gate_of_dependencies(a_world(*jobs), jobs[1])
+
+    assert isinstance(found, Skip)
+    assert found.message.endswith("job-1 -> job-2 -> job-0 -> job-1")
+
+
+def test_one_that_waits_for_a_cycle_is_on_none_and_fails_with_it() -> None:
+    jobs = a_cycle(2)
+    outside = waiting("job-0")
+
+    assert verdict(a_world(outside, *jobs), outside) is Reason.DEPENDENCY_PENDING
+
+    skipped = a_job("job-0", state="Skipped", reason="DependencyCycle", spec={"after": [{"job": "job-1"}]})
+    assert verdict(a_world(outside, skipped, jobs[1]), outside) is Reason.UPSTREAM_FAILED
+
+
+def test_two_ways_to_one_job_are_no_cycle() -> None:
+    top = waiting("left", "right", name="top")
+    world = a_world(top, waiting("base", name="left"), waiting("base", name="right"), a_job("base", state="Running"))
+
+    assert verdict(world, top) is Reason.DEPENDENCY_PENDING
+
+
+def test_a_job_once_claimed_is_on_no_cycle() -> None:
+    """`a` was met, then deleted and created anew, now after the Job that it had released."""
+    released = a_job("b", state="Running", spec={"after": [{"job": "a"}]})
+    anew = waiting("b", name="a")
+
+    assert verdict(a_world(released, anew), anew) is Reason.DEPENDENCY_PENDING

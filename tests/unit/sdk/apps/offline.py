@@ -1,0 +1,1 @@
+raise ConnectionError("the settings server is away")

@@ -1,0 +1,5 @@
+from questline import job
+
+
+@job
+def upload(data: bytes) -> None: ...

@@ -1,0 +1,402 @@
+"""Creating Jobs: children of the running attempt, or Jobs of their own from outside one.
+
+A POST is repeated until its fate is known. That is safe because a Job's name is settled before the first try: a
+repeated POST that finds the name taken finds its own Job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from questline import attempt as attempts
+from questline.client import (
+    ServiceAccount,
+    TokenFile,
+    Transport,
+    UnsettledError,
+    persist,
+    service_account,
+)
+from questline.errors import (
+    ApiUnavailable,
+    ConfigurationError,
+    EnqueueFateUnknown,
+    EnqueueRefused,
+    EnqueueUncertain,
+    OptionInvalid,
+)
+from questline.handle import API_PATH, Handle
+from questline.task import compact
+
+if TYPE_CHECKING:
+    from questline.attempt import Attempt
+    from questline.client import Answer
+    from questline.task import Call
+
+R = TypeVar("R")
+
+ENQUEUE_SECONDS = 30.0
+"""How long an enqueue is tried."""
+CONNECTIONS = 8
+"""How many POSTs of one `enqueue_many` are under way at once."""
+
+NAMESPACE_ENV = "QUESTLINE_NAMESPACE"
+_ENQUEUE_ID = "questline.dev/enqueue-id"
+"""Annotation by which a Job of a chosen name is known to be ours after a lost answer."""
+
+
+def enqueue(call: Call[R], *, after: Sequence[str] = ()) -> Handle[R]:
+    """Creates one Job; see `Task.enqueue` for what it raises.
+
+    Args:
+        after: names of Jobs that must have succeeded first.
+    """
+    (handle,) = _create_all([call], after)
+    return handle
+
+
+def enqueue_many(calls: Iterable[Call[R]]) -> list[Handle[R]]:
+    """Creates many Jobs over a few connections, and returns their handles in the order of the calls.
+
+    All calls are made before the first Job is created, so that bad args create none.
+
+    Raises:
+        EnqueueError: one was refused; no more are created then, those before it stay.
+        Besides: see `Task.enqueue`.
+    """
+    return _create_all(list(calls), ())
+
+
+def fan_out_handles(calls: Iterable[Call[R]]) -> list[Handle[R]]:
+    """`enqueue_many`, inside an attempt only. Raises NotInAttempt elsewhere."""
+    attempts.current()
+    return enqueue_many(calls)
+
+
+class _Creator:
+    """Creates Jobs in one namespace. ``places`` are what `reserve` gives: indices of children, or nothing."""
+
+    def reserve(self, count: int) -> list[int]:
+        return [0] * count
+
+    def release(self, place: int) -> None:
+        """The place was not used."""
+
+    def create(self, call: Call[Any], spec: dict[str, Any], place: int) -> Handle[Any]:
+        raise NotImplementedError
+
+
+class _Children(_Creator):
+    """Children of the running attempt."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._path = API_PATH.format(namespace=attempt.job.namespace)
+        self._transport = transport_of(attempt)
+        self._pod_uid = pod_uid_of(attempt)
+
+    def reserve(self, count: int) -> list[int]:
+        return self._attempt._children.reserve(count)
+
+    def release(self, place: int) -> None:
+        self._attempt._children.release(place)
+
+    def create(self, call: Call[Any], spec: dict[str, Any], place: int) -> Handle[Any]:
+        if "unique" not in spec:
+            return self._post(call, spec, place, self._name(call, str(place)))
+        # One key makes one child of an attempt: its name is made of the key.
+        key = call.key if call.key is not None else _canonical_digest(call.args)
+        digest = hashlib.sha256(f"{call.task.name}\0{key}".encode()).hexdigest()
+        for length in (10, 16):
+            name = self._name(call, digest[:length])
+            while True:
+                pending, mine = self._attempt._children.claim_name(name, key)
+                if mine:
+                    return self._post_unique(call, spec, place, name)
+                if pending.key != key:
+                    break  # two keys of one digest: the longer one tells them apart
+                pending.settled.wait()
+                if pending.accepted:
+                    self.release(place)
+                    return self._handle(call, name)
+        raise AssertionError("two keys share 64 bits of a SHA-256")
+
+    def _post_unique(self, call: Call[Any], spec: dict[str, Any], index: int, name: str) -> Handle[Any]:
+        accepted = False
+        try:
+            handle = self._post(call, spec, index, name)
+            accepted = True
+        finally:
+            self._attempt._children.settle_name(name, accepted=accepted)
+        return handle
+
+    def _post(self, call: Call[Any], spec: dict[str, Any], index: int, name: str) -> Handle[Any]:
+        job, children = self._attempt.job, self._attempt._children
+        parent = {
+            "name": job.name,
+            "uid": job.uid,
+            "attempt": self._attempt.attempt,
+            "podUID": self._pod_uid,
+            "index": index,
+        }
+        if not call.options.stage:
+            parent["staged"] = False
+        body = _manifest(name, job.namespace, {**spec, "parent": parent})
+        try:
+            answer, _ = persist(self._transport, "POST", self._path, body, seconds=ENQUEUE_SECONDS)
+        except UnsettledError as error:
+            if error.maybe_done:
+                why = f"whether child {name} of {call.task.name} was created is unknown: {error}"
+                children.lose(index, why)
+                raise EnqueueFateUnknown(why) from None
+            children.release(index)
+            raise ApiUnavailable(f"child {name} of {call.task.name} was not created: {error}") from None
+        except BaseException:
+            children.lose(index, f"the enqueue of child {name} of {call.task.name} was interrupted")
+            raise
+        # AlreadyExists is ours: the name holds this pod's UID, and a policy keeps all others from it.
+        if answer.status not in (200, 201, 202, 409):
+            children.release(index)
+            _raise_refusal(call, name, answer)
+        children.accept(index)
+        return self._handle(call, name)
+
+    def _name(self, call: Call[Any], suffix: str) -> str:
+        return f"{slug(call.task.__name__)}-{self._pod_uid[:8]}-{suffix}"
+
+    def _handle(self, call: Call[Any], name: str) -> Handle[Any]:
+        return Handle(call.task, self._attempt.job.namespace, name)
+
+
+class _Roots(_Creator):
+    """Jobs without a parent, from a program that is no attempt."""
+
+    def __init__(self, transport: Transport, namespace: str) -> None:
+        self._transport, self._namespace = transport, namespace
+        self._path = API_PATH.format(namespace=namespace)
+
+    def create(self, call: Call[Any], spec: dict[str, Any], place: int) -> Handle[Any]:
+        import secrets
+
+        chosen = call.options.name
+        while True:
+            alphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
+            name = chosen or f"{slug(call.task.__name__)}-{''.join(secrets.choice(alphabet) for _ in range(10))}"
+            enqueue_id = secrets.token_hex(16)
+            body = _manifest(name, self._namespace, spec, {_ENQUEUE_ID: enqueue_id} if chosen else None)
+            try:
+                answer, maybe_ours = persist(self._transport, "POST", self._path, body, seconds=ENQUEUE_SECONDS)
+            except UnsettledError as error:
+                if error.maybe_done:
+                    raise EnqueueUncertain(
+                        f"whether Job {self._namespace}/{name} of {call.task.name} was created is unknown: {error}; "
+                        "look for it before you enqueue it again"
+                    ) from None
+                raise ApiUnavailable(f"Job {name} of {call.task.name} was not created: {error}") from None
+            if answer.status in (200, 201, 202):
+                break
+            if answer.status != 409:
+                _raise_refusal(call, name, answer)
+            if maybe_ours and (not chosen or self._is_ours(name, enqueue_id)):
+                break
+            if chosen:
+                raise EnqueueRefused(
+                    f"there is a Job {self._namespace}/{name} already: choose another name, or leave it out",
+                    status=409,
+                    reason="AlreadyExists",
+                )
+        return Handle(call.task, self._namespace, name, lambda: self._transport)
+
+    def close(self) -> None:
+        self._transport.close()
+
+    def _is_ours(self, name: str, enqueue_id: str) -> bool:
+        try:
+            answer, _ = persist(self._transport, "GET", f"{self._path}/{name}", None, seconds=ENQUEUE_SECONDS)
+        except UnsettledError as error:
+            raise EnqueueUncertain(f"Job {self._namespace}/{name} exists, whether it is ours: {error}") from None
+        if answer.status != 200:
+            raise EnqueueUncertain(f"Job {self._namespace}/{name} exists, whether it is ours: {answer.message}")
+        annotations = answer.json().get("metadata", {}).get("annotations") or {}
+        return bool(annotations.get(_ENQUEUE_ID) == enqueue_id)
+
+
+def _create_all(calls: list[Call[Any]], after: Sequence[str]) -> list[Handle[Any]]:
+    specs = [call.spec() for call in calls]
+    creator = _creator()
+    for call, spec in zip(calls, specs, strict=True):
+        if isinstance(creator, _Children) and call.options.name is not None:
+            raise OptionInvalid(
+                f"name is {call.options.name!r}: inside an attempt Questline names the Jobs, so that a repeated "
+                "enqueue finds its own; leave name out"
+            )
+        if after:
+            spec["after"] = [{"job": name} for name in after]
+    places = creator.reserve(len(calls))
+    if len(calls) == 1:
+        return [creator.create(calls[0], specs[0], places[0])]
+    return _Batch(creator, calls, specs, places).run()
+
+
+class _Batch:
+    """Many creations by a few threads, in the order of the calls as far as threads keep one."""
+
+    def __init__(
+        self, creator: _Creator, calls: list[Call[Any]], specs: list[dict[str, Any]], places: list[int]
+    ) -> None:
+        self._creator, self._calls, self._specs, self._places = creator, calls, specs, places
+        self._handles: list[Handle[Any] | None] = [None] * len(calls)
+        self._positions = iter(range(len(calls)))
+        self._lock = threading.Lock()
+        self._errors: list[BaseException] = []
+        self._stopped = False
+
+    def run(self) -> list[Handle[Any]]:
+        count = min(CONNECTIONS, len(self._calls))
+        threads = [threading.Thread(target=self._work, name="questline-enqueue", daemon=True) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        finally:
+            self._stopped = True
+            for position in self._positions:  # what no thread has taken
+                self._creator.release(self._places[position])
+        if self._errors:
+            done = sum(handle is not None for handle in self._handles)
+            # What a task cannot catch goes before what it can.
+            error = min(self._errors, key=lambda error: isinstance(error, Exception))
+            error.add_note(f"{done:,} of {len(self._calls):,} Jobs were enqueued before")
+            raise error
+        return [handle for handle in self._handles if handle is not None]
+
+    def _work(self) -> None:
+        while not self._stopped:
+            with self._lock:
+                position = next(self._positions, None)
+            if position is None:
+                return
+            try:
+                handle = self._creator.create(self._calls[position], self._specs[position], self._places[position])
+                self._handles[position] = handle
+            except BaseException as error:  # raised again by run()
+                self._errors.append(error)
+                self._stopped = True
+
+
+def transport_of(attempt: Attempt) -> Transport:
+    """How the attempt reaches the API server.
+
+    Raises:
+        EnqueueRefused: its pod has no token.
+    """
+    if attempt._transport is None:
+        account = service_account(os.environ)
+        if account is None:
+            raise EnqueueRefused(
+                f"Job {attempt.job.name} cannot enqueue: its pod has no token. Set serviceAccountName in Worker "
+                f"{attempt.job.worker or 'default'} (the chart makes questline-worker for that)"
+            )
+        attempt._transport = account.transport
+    return attempt._transport
+
+
+def pod_uid_of(attempt: Attempt) -> str:
+    """The UID of the attempt's pod: from the environment, else from the token's own claim.
+
+    Raises:
+        ConfigurationError: neither says it.
+    """
+    if attempt._pod_uid is None:
+        uid = os.environ.get(attempts.POD_UID_ENV, "")
+        if not uid:
+            account = service_account(os.environ)
+            uid = _pod_uid_claim(account.token) if account else ""
+        if not re.fullmatch(r"[0-9a-f][0-9a-f-]{7,63}", uid):
+            raise ConfigurationError(
+                f"the pod's UID is unknown: {attempts.POD_UID_ENV} is {uid!r}, and the token has none"
+            )
+        attempt._pod_uid = uid
+    return attempt._pod_uid
+
+
+def _pod_uid_claim(token: TokenFile) -> str:
+    from base64 import urlsafe_b64decode
+
+    try:
+        claims = token.read().split(".")[1]
+        decoded = json.loads(urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
+        return str(decoded["kubernetes.io"]["pod"]["uid"])
+    except (ValueError, KeyError, IndexError, TypeError):
+        return ""
+
+
+_outside: _Roots | None = None
+_outside_lock = threading.Lock()
+
+
+def _creator() -> _Creator:
+    global _outside
+    attempt = attempts.active()
+    if attempt is not None:
+        return _Children(attempt)
+    with _outside_lock:
+        if _outside is None:
+            _outside = _Roots(*_connect())
+        return _outside
+
+
+def _connect() -> tuple[Transport, str]:
+    """From outside an attempt: a pod's service account, else the kubeconfig."""
+    namespace = os.environ.get(NAMESPACE_ENV)
+    account: ServiceAccount | None = service_account(os.environ)
+    if account is not None:
+        return account.transport, namespace or account.namespace
+    from questline.kubeconfig import connect
+
+    transport, of_context = connect()
+    return transport, namespace or of_context
+
+
+def forget_connection() -> None:
+    """The next enqueue from outside an attempt looks anew for the cluster that is meant."""
+    global _outside
+    with _outside_lock:
+        if _outside is not None:
+            _outside.close()
+        _outside = None
+
+
+def slug(function: str) -> str:
+    """A task's function as the beginning of a Job's name: a DNS label of at most 24 characters."""
+    return function.lower().replace("_", "-").strip("-")[:24].strip("-") or "job"
+
+
+def _manifest(name: str, namespace: str, spec: dict[str, Any], annotations: dict[str, str] | None = None) -> bytes:
+    metadata: dict[str, Any] = {"name": name, "namespace": namespace}
+    if annotations:
+        metadata["annotations"] = annotations
+    return compact({"apiVersion": "questline.dev/v1alpha1", "kind": "Job", "metadata": metadata, "spec": spec})
+
+
+def _canonical_digest(args: dict[str, Any]) -> str:
+    from questline_operator.core.canonical import canonical_digest
+
+    return canonical_digest(args)
+
+
+def _raise_refusal(call: Call[Any], name: str, answer: Answer) -> NoReturn:
+    missing = answer.status == 404 and "could not find" in answer.message
+    raise EnqueueRefused(
+        f"the API server refused Job {name} of {call.task.name} ({answer.status} {answer.reason}): {answer.message}"
+        + ("; is Questline installed on this cluster?" if missing else ""),
+        status=answer.status,
+        reason=answer.reason,
+    )
