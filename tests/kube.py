@@ -4,6 +4,7 @@ import http.client
 import json
 import ssl
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,22 @@ class Kube:
             made.append(self.request("POST", path, binding))
         for answer in made:
             assert answer.ok, answer.message
+        if roles:
+            self.await_rights(namespace, self.token(namespace, name))
         return name
+
+    def await_rights(self, namespace: str, token: str) -> None:
+        """Return once the API server's authorizer, which learns of bindings by a watch, grants Questline's to them."""
+        path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews"
+        patience = time.monotonic() + 30
+        while True:
+            review = self.request("POST", path, {"spec": {"namespace": namespace}}, token=token)
+            assert review.ok, review.message
+            rules = review.body["status"]["resourceRules"]
+            if any("questline.dev" in rule["apiGroups"] for rule in rules):
+                return
+            assert time.monotonic() < patience, f"no role of Questline's took effect in {namespace}: {rules}"
+            time.sleep(0.02)
 
 
 def _tls(settings: Any) -> ssl.SSLContext:

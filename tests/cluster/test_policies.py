@@ -208,6 +208,7 @@ def test_a_pod_of_another_namespace_is_nobodys_attempt_though_its_name_is_right(
         kube.account(elsewhere, "foreign")
         subject = f"--serviceaccount={elsewhere}:foreign"
         kube.kubectl("create", "rolebinding", "foreign", "-n", workers, "--clusterrole=questline-worker", subject)
+        kube.await_rights(workers, kube.token(elsewhere, "foreign"))
         attempt = run_attempt(kube, workers, "abroad")
         pod = a_pod(kube, elsewhere, attempt.pod["metadata"]["name"], "foreign")
         attempt.pod, attempt.token = pod, kube.token(elsewhere, "foreign", pod=pod)
