@@ -1,19 +1,17 @@
-"""Everything that happened to the Jobs and pods of a namespace, and what can be said of it afterwards.
+"""Everything that happened to the Jobs and pods of a namespace, seen by watches of its own; `tests.verdict` judges it.
 
-`History` follows the API server by watches of its own. Its events are judged in the order of their resourceVersions,
-which is the order in which they were applied: two watches may show the same moment in either order.
+Events are kept with their resourceVersions, which tell the order in which they were applied: two watches may show the
+same moment in either order.
 """
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from questline_operator.core.records import LABEL_ATTEMPT, LABEL_JOB, LABEL_QUEUE, Job, Pod
-from questline_operator.core.states import TERMINAL
+from questline_operator.core.records import LABEL_JOB, Job, Pod
 from questline_operator.shell.api import JOBS, PODS, Api, ApiError, NoAnswerError, Object, Resource
 
 
@@ -32,6 +30,11 @@ class History:
 
     Args:
         namespace: whose Jobs and pods.
+
+    Attributes:
+        events: every change, in the order in which it was seen.
+        gaps: how often a watch could not go on where it was (the API server's history begins at its start), so that
+            what lies between was read from a list: the last version of each object, the others unseen.
     """
 
     def __init__(self, api: Api, namespace: str) -> None:
@@ -42,6 +45,7 @@ class History:
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.events: list[Event] = []
+        self.gaps = 0
 
     async def __aenter__(self) -> Self:
         for resource in (JOBS, PODS):
@@ -112,8 +116,30 @@ class History:
                     version = event.object["metadata"]["resourceVersion"]
                     if event.type != "BOOKMARK":
                         self._take(event.type, resource, event.object)
-            except (ApiError, NoAnswerError):
-                await asyncio.sleep(0.2)  # the API server restarts, in some tests: go on from where it was
+            except (ApiError, NoAnswerError) as error:
+                if isinstance(error, ApiError) and error.status == 410:
+                    version = await self._catch_up(resource, version)
+                else:
+                    await asyncio.sleep(0.2)  # the API server restarts, in some tests: go on from where it was
+
+    async def _catch_up(self, resource: Resource, version: str) -> str:
+        """Take what a list shows to be new; the version to go on from."""
+        try:
+            listing = await self._api.list(resource)
+        except (ApiError, NoAnswerError):
+            return version
+        self.gaps += 1
+        present = {raw["metadata"]["uid"] for raw in listing.items}
+        latest = {event.object["metadata"]["uid"]: event for event in self.events if event.resource == resource}
+        for uid, event in latest.items():
+            if event.type != "DELETED" and uid not in present:
+                meta = event.object["metadata"] | {"resourceVersion": listing.resource_version}
+                self._take("DELETED", resource, event.object | {"metadata": meta})
+        for raw in listing.items:
+            known = latest.get(raw["metadata"]["uid"])
+            if known is None or known.version != int(raw["metadata"]["resourceVersion"]):
+                self._take("ADDED" if known is None else "MODIFIED", resource, raw)
+        return listing.resource_version
 
     def _take(self, type_: str, resource: Resource, raw: Object) -> None:
         meta = raw["metadata"]
@@ -127,77 +153,3 @@ class History:
             self._pods[meta["name"]] = Pod.parse(raw)
         self.events.append(Event(int(meta["resourceVersion"]), type_, resource, raw))
         self._news.set()
-
-
-def violations(events: Iterable[Event], *, concurrency: dict[str, int] | None = None) -> list[str]:
-    """The invariants of docs/guarantees.md that a history alone can show broken, each with where.
-
-    Args:
-        events: in the order in which they were applied.
-        concurrency: of queues whose limit did not change meanwhile.
-    """
-    found: list[str] = []
-    limits = concurrency or {}
-    for moment in _moments(events):
-        for owner, pods in moment.live.items():
-            if len(pods) > 1:
-                found.append(f"at {moment.version}: {owner} has live pods {sorted(pods)}")
-        for queue, limit in limits.items():
-            if len(moment.holding(queue)) > limit:
-                found.append(f"at {moment.version}: queue {queue} holds {len(moment.holding(queue))} of {limit} slots")
-        found.extend(moment.broken)
-    return found
-
-
-def most_slots(events: Iterable[Event], queue: str) -> int:
-    """The most slots of the queue that were held at one moment."""
-    return max((len(moment.holding(queue)) for moment in _moments(events)), default=0)
-
-
-@dataclass
-class _Moment:
-    version: int
-    live: dict[str, set[str]]
-    slots: dict[str, set[tuple[str, str]]]
-    reported: set[tuple[str, str]]
-    broken: list[str]
-
-    def holding(self, queue: str) -> set[tuple[str, str]]:
-        return self.slots.get(queue, set()) - self.reported
-
-
-def _moments(events: Iterable[Event]) -> Iterator[_Moment]:
-    """The state after each event: a slot is held while the attempt's pod exists and has neither ended nor reported."""
-    moment = _Moment(0, defaultdict(set), defaultdict(set), set(), [])
-    states: dict[str, str] = {}
-    for event in events:
-        moment.version, moment.broken = event.version, []
-        raw = event.object
-        if event.resource == JOBS:
-            _see_job(moment, states, raw, deleted=event.type == "DELETED")
-        else:
-            _see_pod(moment, raw, deleted=event.type == "DELETED")
-        yield moment
-
-
-def _see_job(moment: _Moment, states: dict[str, str], raw: Object, *, deleted: bool) -> None:
-    name, uid, status = raw["metadata"]["name"], raw["metadata"]["uid"], raw.get("status", {})
-    before, state = states.get(uid), status.get("state", "")
-    if before in TERMINAL and state != before and not deleted:
-        moment.broken.append(f"at {moment.version}: {name} went from {before} to {state}")
-    states[uid] = state
-    report = status.get("report")
-    if report:
-        moment.reported.add((f"{name}/{uid}", str(report.get("attempt"))))
-
-
-def _see_pod(moment: _Moment, raw: Object, *, deleted: bool) -> None:
-    pod, labels = Pod.parse(raw), raw["metadata"]["labels"]
-    owner = f"{pod.job}/{pod.owner_uid}"
-    slot = (owner, labels[LABEL_ATTEMPT])
-    if deleted or not pod.live:
-        moment.live[owner].discard(pod.name)
-        moment.slots[labels[LABEL_QUEUE]].discard(slot)
-    else:
-        moment.live[owner].add(pod.name)
-        moment.slots[labels[LABEL_QUEUE]].add(slot)

@@ -1,6 +1,8 @@
-"""The two API servers of the conformance suite."""
+"""What the tests on a real API server share: the conformance suite's two servers, and namespaces on fake nodes."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +16,11 @@ from questline_operator.shell.clock import SystemClock
 from questline_operator.shell.crd_install import apply_crds
 from questline_operator.shell.http_api import HttpApi
 from tests.cluster.api_server import Server
+from tests.live import Live, live_namespace
 from tests.simulation.apiserver import ApiServer
 
-CRDS_FOLDER = Path(__file__).parents[2] / "crds"
+ROOT = Path(__file__).parents[2]
+CRDS_FOLDER = ROOT / "crds"
 GROUP = "conformance.questline.dev"
 
 
@@ -63,3 +67,27 @@ async def server(api_target: tuple[kopf.ConnectionInfo, str] | None) -> AsyncIte
     info, namespace = api_target
     async with HttpApi.connect(info) as api:
         yield Server(api, namespace, replace(JOBS, group=GROUP), replace(QUEUES, group=GROUP))
+
+
+@pytest.fixture(scope="session")
+def fake_nodes(installed: Path) -> Path:
+    """The local cluster with fake nodes, and the stand-in for the SDK on them."""
+    subprocess.run([sys.executable, "-m", "devcluster", "up", "--kwok-nodes", "3"], cwd=ROOT, check=True)
+    return installed
+
+
+@pytest.fixture
+async def fake(api: HttpApi, fake_nodes: Path) -> AsyncIterator[Live]:
+    """A namespace whose Worker's pods go to the fake nodes."""
+    worker = {
+        "kind": "Worker",
+        "metadata": {"name": "default"},
+        "spec": {
+            "image": "questline.dev/fake:1",
+            "serviceAccountName": "questline-worker",
+            "nodeSelector": {"type": "kwok"},
+            "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}],
+        },
+    }
+    async with live_namespace(api, worker) as namespace:
+        yield namespace

@@ -2,46 +2,16 @@
 
 import json
 import re
-import subprocess
-import sys
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from questline_operator.core.states import State
-from questline_operator.shell.http_api import HttpApi
-from tests.history import most_slots, violations
 from tests.kube import Kube
-from tests.live import Live, a_queue, live_namespace
+from tests.live import Live, a_queue
+from tests.verdict import most_slots, violations
 
-ROOT = Path(__file__).parents[2]
 CHILDREN = 300
 OPERATOR_PODS = "/api/v1/namespaces/questline-system/pods"
-
-
-@pytest.fixture(scope="module")
-def fake_nodes(installed: Path) -> Path:
-    """The local cluster with fake nodes, and the stand-in for the SDK on them."""
-    subprocess.run([sys.executable, "-m", "devcluster", "up", "--kwok-nodes", "3"], cwd=ROOT, check=True)
-    return installed
-
-
-@pytest.fixture
-async def fake(api: HttpApi, fake_nodes: Path) -> AsyncIterator[Live]:
-    """A namespace whose Worker's pods go to the fake nodes."""
-    worker = {
-        "kind": "Worker",
-        "metadata": {"name": "default"},
-        "spec": {
-            "image": "questline.dev/fake:1",
-            "serviceAccountName": "questline-worker",
-            "nodeSelector": {"type": "kwok"},
-            "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}],
-        },
-    }
-    async with live_namespace(api, worker) as namespace:
-        yield namespace
 
 
 @pytest.mark.cluster

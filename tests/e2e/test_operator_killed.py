@@ -10,7 +10,8 @@ import pytest
 from questline_operator.core.states import State
 from questline_operator.shell.http_api import HttpApi
 from tests.e2e.operator_process import OperatorContainer, running_operator
-from tests.history import History, violations
+from tests.history import History
+from tests.verdict import violations
 
 ROOT = Path(__file__).parents[2]
 KILLS = 10

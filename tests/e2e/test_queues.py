@@ -5,8 +5,8 @@ import json
 from questline_operator.core.states import State
 from questline_operator.core.times import parse_time
 from questline_operator.shell.api import PODS, QUEUES
-from tests.history import most_slots, violations
 from tests.live import Live, a_job, a_queue
+from tests.verdict import most_slots, violations
 
 
 async def test_forty_jobs_in_a_queue_of_four_hold_four_slots_and_never_more(live: Live) -> None:
