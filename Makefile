@@ -43,6 +43,11 @@ lint: $(READY) ## ruff, mypy strict, the layer contracts
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
+	@diff -r crds charts/questline/crds || { echo "charts/questline/crds is not crds/: run make crds"; exit 1; }
+
+.PHONY: crds
+crds: ## put the CRDs into the chart, after a change of crds/
+	cp crds/*.yaml charts/questline/crds/
 
 .PHONY: test-unit
 test-unit: $(READY) ## the tests that need no cluster

@@ -55,7 +55,7 @@ def test_the_api_server_takes_every_manifest(kube: Kube, namespace: str) -> None
 
 
 def test_a_package_holds_the_crds(kube: Kube, tmp_path: Path) -> None:
-    """They are linked into the chart from crds/, and helm follows the link."""
+    """The very files of crds/: `make crds` copies them."""
     kube.helm("package", str(CHART), "--destination", str(tmp_path))
     (package,) = tmp_path.glob("*.tgz")
     with tarfile.open(package) as archive:
