@@ -89,7 +89,7 @@ def _pod_to_delete(world: World, job: Job, now: float) -> DeletePod | Nothing:
     """A pod that outlives its attempt: past its grace, or at once where nothing of it may count any more."""
     until: float | None = None
     for pod in world.pods_of_job(job.key):
-        if pod.deleting or pod.over or pod.owner_uid not in ("", job.uid):
+        if pod.deleting or pod.over or not pod.may_be_of(job.uid):
             continue
         if job.active and pod.attempt >= job.attempt:
             continue
@@ -143,7 +143,7 @@ def _hold_until_due(world: World, job: Job, now: float) -> Hold | None:
         reason = next((kind for kind in kept if job.reason == kind), Reason.BACKING_OFF)
         message = str(job.status.get("message", "")) if job.reason == reason else ""
         return Hold(reason, message or f"waits until {job.status['nextAttemptAt']}", job.next_attempt_at)
-    if any(not pod.over and pod.owner_uid in ("", job.uid) for pod in world.pods_of_job(job.key)):
+    if any(not pod.over and pod.may_be_of(job.uid) for pod in world.pods_of_job(job.key)):
         return Hold(Reason.BACKING_OFF, "waits for the end of its last attempt's pod")
     if job.namespace in world.terminating_namespaces:
         return Hold(Reason.POD_REJECTED, f"namespace {job.namespace} is being deleted", passing=True)

@@ -385,6 +385,10 @@ class Pod:
         """(namespace, name)."""
         return self.namespace, self.name
 
+    def may_be_of(self, job_uid: str) -> bool:
+        """Whether it is that Job's, or has lost its owner: then its label is all there is, and it counts as the Job's."""
+        return self.owner_uid in ("", job_uid)
+
     @property
     def started(self) -> bool:
         """Whether the container ``worker`` has run."""

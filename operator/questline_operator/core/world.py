@@ -166,7 +166,7 @@ class World:
     def attempt_pod(self, job: Job) -> Pod | None:
         """The pod of the current attempt, seen and perhaps gone; None where none was seen."""
         pod = self.pods.get((job.namespace, job.pod_name(job.attempt)))
-        return pod if pod is not None and pod.owner_uid in ("", job.uid) else None
+        return pod if pod is not None and pod.may_be_of(job.uid) else None
 
     def live_pods_of_queue(self, queue: Key) -> list[Pod]:
         """The pods that bear the Queue's name in their label and whose container has not ended."""
@@ -185,7 +185,7 @@ class World:
             job = self.jobs.get((pod.namespace, pod.job))
             if (
                 job is None
-                or pod.owner_uid not in ("", job.uid)
+                or not pod.may_be_of(job.uid)
                 or (held.get(job.key) != pod.attempt and not _reported(job, pod))
             ):
                 extra += 1

@@ -122,7 +122,7 @@ class Actions:
             await self._clock.sleep(READ_DELAY_SECONDS)
             return
         else:
-            if pod.owner_uid in ("", job["metadata"]["uid"]):
+            if pod.may_be_of(job["metadata"]["uid"]):
                 self._store.apply(JOBS, job)
                 return
         await self.delete_pod(pod)

@@ -310,7 +310,7 @@ class Controller:
 
     def _tend_strays(self, key: Key, job: Job | None, actions: Actions, tasks: asyncio.TaskGroup) -> None:
         for pod in self.world.pods_of_job(key):
-            mine = job is not None and pod.owner_uid in ("", job.uid)
+            mine = job is not None and pod.may_be_of(job.uid)
             if pod.gone:
                 if not (mine and job is not None and job.active and pod.name == job.pod_name(job.attempt)):
                     self.world.remove_pod(pod.key)
