@@ -386,7 +386,7 @@ class Pod:
         return self.namespace, self.name
 
     def may_be_of(self, job_uid: str) -> bool:
-        """Whether it is that Job's, or has lost its owner: then its label is all there is, and it counts as the Job's."""
+        """Whether it is that Job's; one that has lost its owner counts as the Job's that its label names."""
         return self.owner_uid in ("", job_uid)
 
     @property
