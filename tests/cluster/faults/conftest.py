@@ -1,0 +1,25 @@
+"""What every fault run ends with: its verdict, printed, kept, and without a violation."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.verdict import Verdict
+
+RECORDS = Path(__file__).parents[3] / ".cluster" / "records"
+"""From these docs/reliability.md has its numbers."""
+
+
+@pytest.fixture
+def records(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Callable[[Verdict], None]:
+    """Keeps a verdict under the test's name, prints it, and fails where it holds a violation."""
+
+    def keep(verdict: Verdict) -> None:
+        name: str = request.node.name
+        verdict.save(RECORDS, name)
+        with capsys.disabled():
+            print(f"\n{name}: {verdict}")
+        assert verdict.violations == ()
+
+    return keep
