@@ -1,10 +1,12 @@
 """What every fault run ends with: its verdict, printed, kept, and without a violation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.cluster.faults.operators import no_deployed_operator
+from tests.kube import Kube
 from tests.verdict import Verdict
 
 RECORDS = Path(__file__).parents[3] / ".cluster" / "records"
@@ -23,3 +25,10 @@ def records(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) 
         assert verdict.violations == ()
 
     return keep
+
+
+@pytest.fixture(scope="module")
+def no_deployed(kube: Kube) -> Iterator[None]:
+    """No deployed operator while the tests of a module have operators of their own."""
+    with no_deployed_operator(kube):
+        yield

@@ -126,7 +126,7 @@ class OperatorProcess:
     async def ended(self) -> int:
         """Its exit status, once it has ended."""
         assert self._reader is not None
-        await self._reader
+        await asyncio.shield(self._reader)  # whoever waits may give up, the output is read on
         return await self.process.wait()
 
     async def terminate(self) -> int:

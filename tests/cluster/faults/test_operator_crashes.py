@@ -1,0 +1,93 @@
+"""The operator killed between any two of its writes; its successor goes on from what stands in the cluster.
+
+Operators follow one another at once, as containers of one pod do: they share the identity that the Lease names. The
+first write of each raises the epoch, so one that dies before its second has done nothing for any Job.
+"""
+
+import asyncio
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.faults.crashing_operator import Moment
+from tests.cluster.faults.load import Load, put_load
+from tests.cluster.faults.operators import OperatorProcess, operators_kubeconfig
+from tests.kube import Kube
+from tests.live import Live
+from tests.verdict import Verdict
+
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_deployed")]
+
+CRASHING = "tests.cluster.faults.crashing_operator"
+SAME_POD = {"POD_NAME": "questline-operator-under-test", "POD_UID": "00000000-0000-0000-0000-000000000001"}
+Crash = tuple[int, Moment]
+
+FEW: list[Crash] = [(n, moment) for n in (1, 2, 3, 5, 8, 13) for moment in ("before", "after")]
+"""As many writes, counted from its start, as each operator makes before it dies."""
+
+
+async def test_an_operator_killed_at_twelve_of_its_writes_loses_and_doubles_nothing(
+    fake: Live, kube: Kube, tmp_path: Path, records: Callable[[Verdict], None]
+) -> None:
+    records(await crashed(fake, kube, tmp_path, FEW))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    ("every", "moment"),
+    [
+        (2, "after"),
+        (3, "before"),
+        (3, "after"),
+        (5, "before"),
+        (6, "after"),
+        (9, "before"),
+        (10, "after"),
+        (20, "after"),
+    ],
+)
+async def test_an_operator_killed_at_every_nth_of_its_writes_loses_and_doubles_nothing(
+    fake: Live, kube: Kube, tmp_path: Path, records: Callable[[Verdict], None], every: int, moment: Moment
+) -> None:
+    """The first two kill it at each single write of the whole load: every operator makes one, and raises the epoch."""
+    records(await crashed(fake, kube, tmp_path, ((every, moment) for _ in range(1000))))
+
+
+async def crashed(live: Live, kube: Kube, folder: Path, crashes: Iterable[Crash]) -> Verdict:
+    """The load under one operator after another that dies so, and a last one that does not."""
+    kubeconfig = operators_kubeconfig(kube, folder / "operator.kubeconfig")
+    log = folder / "operator.log"
+    load = await put_load(live)
+    died: Counter[str] = Counter()
+    for at, moment in crashes:
+        operator = OperatorProcess(kubeconfig, log, str(at), moment, module=CRASHING, environment=SAME_POD)
+        async with operator:
+            if not await dies_before_the_end(operator, load, live):
+                break
+        died[f"operator killed {moment} a write"] += 1
+    async with OperatorProcess(kubeconfig, log, environment=SAME_POD) as last:
+        await load.done(live.history)
+        assert await last.terminate() == 0
+    assert load.faults(live.history) == []
+    assert "Traceback" not in log.read_text()
+    return Verdict.of(live.history, concurrency=load.concurrency, faults=died)
+
+
+async def dies_before_the_end(operator: OperatorProcess, load: Load, live: Live) -> bool:
+    """Whether the operator kills itself before the load is done."""
+    death = asyncio.create_task(operator.ended())
+    done = asyncio.create_task(load.done(live.history))
+    try:
+        await asyncio.wait((death, done), return_when=asyncio.FIRST_COMPLETED)
+        if done.done():
+            done.result()
+            return False
+        assert death.result() == -signal.SIGKILL, operator.output
+        return True
+    finally:
+        death.cancel()
+        done.cancel()
