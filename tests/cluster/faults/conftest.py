@@ -1,10 +1,12 @@
 """What every fault run ends with: its verdict, printed, kept, and without a violation."""
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.cluster.faults.daemons import Daemons
 from tests.cluster.faults.operators import no_deployed_operator
 from tests.kube import Kube
 from tests.verdict import Verdict
@@ -32,3 +34,13 @@ def no_deployed(kube: Kube) -> Iterator[None]:
     """No deployed operator while the tests of a module have operators of their own."""
     with no_deployed_operator(kube):
         yield
+
+
+@pytest.fixture
+async def daemons(kube: Kube) -> AsyncIterator[Daemons]:
+    """The daemons of the local cluster, which is whole again at the end."""
+    if os.environ.get("CLUSTER_KUBECONFIG"):
+        pytest.skip("the daemons of CLUSTER_KUBECONFIG's cluster are out of reach")
+    local = Daemons()
+    yield local
+    await local.heal()

@@ -10,6 +10,7 @@ import re
 import signal
 import socket
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,8 @@ import yaml
 from tests.kube import Kube
 
 NAMESPACE = "questline-system"
+SAME_POD = {"POD_NAME": "questline-operator-under-test", "POD_UID": "00000000-0000-0000-0000-000000000001"}
+"""Environment of operators that follow one another at once, as the containers of one pod do: one identity for all."""
 DEPLOYMENT = "deployment/questline-operator"
 LEADING = re.compile(r"leading with epoch (\d+)")
 
@@ -172,6 +175,42 @@ async def one_operator(kube: Kube, folder: Path) -> AsyncIterator[OperatorProces
     async with OperatorProcess(kubeconfig, folder / "operator.log") as operator:
         await operator.leads()
         yield operator
+
+
+@contextlib.asynccontextmanager
+async def kept_operator(kubeconfig: Path, log: Path) -> AsyncIterator[Counter[str]]:
+    """An operator that leads, and whenever it leaves (it lost its Lease, say), the next one, as the kubelet would do.
+
+    Yields:
+        how often one has left.
+
+    Raises:
+        AssertionError: one left that should not have: by a signal, or with an error that nobody foresaw.
+    """
+    left: Counter[str] = Counter()
+    leads, stop = asyncio.Event(), asyncio.Event()
+
+    async def keep() -> None:
+        while True:
+            async with OperatorProcess(kubeconfig, log, environment=SAME_POD) as operator:
+                ended, told = asyncio.create_task(operator.ended()), asyncio.create_task(stop.wait())
+                with contextlib.suppress(AssertionError):
+                    await operator.leads(seconds=60)
+                    leads.set()
+                await asyncio.wait((ended, told), return_when=asyncio.FIRST_COMPLETED)
+                if stop.is_set():
+                    told.cancel()
+                    assert await operator.terminate() == 0, operator.output
+                    return
+                left["operator left"] += 1
+                assert ended.result() == 1, operator.output
+                assert "Traceback" not in operator.output, operator.output
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(keep())
+        await leads.wait()
+        yield left
+        stop.set()
 
 
 def _free_port() -> int:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster.faults.crashing_operator import Moment
 from tests.cluster.faults.load import Load, put_load
-from tests.cluster.faults.operators import OperatorProcess, operators_kubeconfig
+from tests.cluster.faults.operators import SAME_POD, OperatorProcess, operators_kubeconfig
 from tests.kube import Kube
 from tests.live import Live
 from tests.verdict import Verdict
@@ -22,7 +22,6 @@ from tests.verdict import Verdict
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_deployed")]
 
 CRASHING = "tests.cluster.faults.crashing_operator"
-SAME_POD = {"POD_NAME": "questline-operator-under-test", "POD_UID": "00000000-0000-0000-0000-000000000001"}
 Crash = tuple[int, Moment]
 
 FEW: list[Crash] = [(n, moment) for n in (1, 2, 3, 5, 8, 13) for moment in ("before", "after")]
