@@ -4,11 +4,13 @@ import argparse
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import kopf
 from prometheus_client import CollectorRegistry
@@ -29,6 +31,7 @@ LEASE = "questline-operator"
 PROBES_PORT = 8080
 STALE_PASS_SECONDS = 30.0
 STALE_WATCH_SECONDS = 400.0
+STALE_LOOK_SECONDS = 30.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,49 +87,71 @@ def identity() -> str:
 async def operate(connection: kopf.ConnectionInfo, *, namespace: str, probes_port: int) -> int:
     """Stand by, lead, and end when told to or when leadership is lost; returns the exit status.
 
-    Every part runs in one TaskGroup: when any of them dies, the process leaves, and its successor starts from nothing.
+    A standby looks at the Lease and does nothing else: no list, no watch. When any part of a leader dies, the process
+    leaves, and its successor starts from nothing.
     """
     clock, metrics = SystemClock(), CollectorRegistry()
-    name = identity()
+    name, told = identity(), asyncio.Event()
     leader: Leader | None = None
-    status = 0
-    metrics.register(WorldCollector(lambda: leader.world if leader is not None and leader.synced else None))
     writes = count_writes(metrics)
+    _on_signals(told)
     async with HttpApi.connect(connection) as api:
         elector = Elector(api, clock, namespace, LEASE, name)
+        leading = asyncio.Event()
+        metrics.register(
+            WorldCollector(
+                lambda: leader.world if leader is not None and leader.synced else None,
+                epoch=lambda: leader.controller.epoch if leader is not None and elector.trusted else 0,
+            )
+        )
 
         async def lead() -> None:
             nonlocal leader
             await elector.acquire()
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(elector.run())
-                epoch = await raise_epoch(api, namespace)
+                epoch = await raise_epoch(api, namespace, elector.check)
                 logger.info("leading with epoch %d", epoch)
                 leader = Leader(api, clock, epoch=epoch, check_leading=elector.check, writes=writes)
                 tasks.create_task(leader.run())
+                leading.set()
+
+        async def watch_small_kinds() -> None:
+            await leading.wait()
+            ours = asyncio.all_tasks()
+            handlers = registry(connect, lambda: leader)
+            # kopf would look up the user's name, which an image need not know; its type is not exported.
+            theirs = await kopf.spawn_tasks(registry=handlers, clusterwide=True, identity=name)  # type: ignore[arg-type]
+            _on_signals(told)  # kopf has put its own handlers there, which would have it end first
+            await kopf.run_tasks(theirs, ignored=ours)
 
         probes = Probes(
             probes_port,
             metrics,
             live=lambda: None if leader is None else stale(leader),
-            ready=lambda: None if leader is None or leader.synced else "the first lists are being read",
+            ready=lambda: unready(elector, leader),
         )
-        try:
-            async with probes:
-                handlers = registry(connect, lambda: leader)
-                small_kinds = kopf.operator(
-                    registry=handlers,
-                    clusterwide=True,
-                    # kopf would look up the user's name, which an image need not know; its type is not exported.
-                    identity=name,  # type: ignore[arg-type]
-                )
-                await _until_told(lead(), small_kinds)
-        except* LeadershipLostError as lost:
-            logger.error("leaving: %s", lost.exceptions[0])
-            status = 1
-        finally:
+        async with probes:
+            leadership = asyncio.create_task(lead())
+            small_kinds = asyncio.create_task(watch_small_kinds())
+            end = asyncio.create_task(told.wait())
+            await asyncio.wait((leadership, small_kinds, end), return_when=asyncio.FIRST_COMPLETED)
+            # In this order: nothing more is written, the next one may lead, and only then what may be slow.
+            errors = [await _end(leadership)]
             await elector.release()
-    return status
+            errors += [await _end(small_kinds), await _end(end)]
+    return _exit_status([error for error in errors if error is not None])
+
+
+def unready(elector: Elector, leader: Leader | None) -> str | None:
+    """Why this process neither leads nor could take over, or None where it does or could."""
+    if leader is not None:
+        return None if leader.synced else "the first lists are being read"
+    if elector.seconds_since_answer is None:
+        return "the Lease was not read yet"
+    if elector.seconds_since_answer > STALE_LOOK_SECONDS:
+        return f"the Lease could not be read for {elector.seconds_since_answer:.0f} s"
+    return None
 
 
 def stale(leader: Leader) -> str | None:
@@ -138,10 +163,35 @@ def stale(leader: Leader) -> str | None:
     return None
 
 
-async def _until_told(*parts: "asyncio._CoroutineLike[None]") -> None:
-    """Run the parts until one of them ends: kopf's ends on SIGTERM, and any other only by its failure."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(part) for part in parts]
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in tasks:
-            task.cancel()
+def _on_signals(told: asyncio.Event) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+
+
+async def _end(task: asyncio.Task[Any]) -> BaseException | None:
+    """Cancel the task, if it still runs, and wait until it has ended; the error that it died of."""
+    task.cancel()
+    await asyncio.wait((task,))
+    return None if task.cancelled() else task.exception()
+
+
+def _exit_status(errors: Sequence[BaseException]) -> int:
+    """0 for an end that was asked for, 1 for a lost leadership, which is logged.
+
+    Raises:
+        BaseExceptionGroup: any other error.
+    """
+    if not errors:
+        return 0
+    lost, others = BaseExceptionGroup("the operator has died", errors).split(LeadershipLostError)
+    if lost is not None:
+        logger.error("leaving: %s", _first(lost))
+    if others is not None:
+        raise others
+    return 1
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    """The first error of a group that is no group itself."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

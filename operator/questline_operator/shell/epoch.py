@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from questline_operator.shell.api import CONFIG_MAPS, Api, ApiError, NoAnswerError, Object
 
@@ -9,22 +10,29 @@ logger = logging.getLogger(__name__)
 
 FENCE = "questline-fence"
 KEY = "epoch"
+FENCED_OFF = "ValidatingAdmissionPolicy 'questline-fence'"
+"""In the API server's message where it refuses a write for its epoch; no object's name can look like it."""
 RETRY_SECONDS = 0.5
 
 
-async def raise_epoch(api: Api, namespace: str) -> int:
+async def raise_epoch(api: Api, namespace: str, check_leading: Callable[[], None]) -> int:
     """Raise the epoch in ConfigMap ``questline-fence`` by compare-and-set; the new one.
 
     It is one more than the last. Where that is not known, since the ConfigMap is new or holds no number, it is the
     ConfigMap's resourceVersion, which is higher than any epoch that the cluster has seen: each was a write. (A
     reinstall that began with 1 again would take claims of the former epoch 1 for its own.)
 
+    Args:
+        check_leading: raises LeadershipLostError where this process may no longer write. Who was stopped in here until
+            another led must not raise the epoch over the other's, which would fence the leader out.
+
     Raises:
         ApiError: the API server refuses, as 403 without the right to.
+        LeadershipLostError: ``check_leading`` said so.
     """
     while True:
         try:
-            return await _raised(api, namespace)
+            return await _raised(api, namespace, check_leading)
         except ApiError as error:
             if error.definite and error.reason not in ("Conflict", "AlreadyExists"):
                 raise
@@ -34,7 +42,7 @@ async def raise_epoch(api: Api, namespace: str) -> int:
         await asyncio.sleep(RETRY_SECONDS)
 
 
-async def _raised(api: Api, namespace: str) -> int:
+async def _raised(api: Api, namespace: str, check_leading: Callable[[], None]) -> int:
     fence = await _fence(api, namespace)
     text = (fence.get("data") or {}).get(KEY, "")
     last = int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
@@ -47,6 +55,8 @@ async def _raised(api: Api, namespace: str) -> int:
             text[:64],
         )
     epoch = last + 1 if last else int(fence["metadata"]["resourceVersion"])
+    # After the read: whatever another raises from here on makes the write below a conflict.
+    check_leading()
     await api.replace(CONFIG_MAPS, namespace, FENCE, {**fence, "data": {**(fence.get("data") or {}), KEY: str(epoch)}})
     return epoch
 

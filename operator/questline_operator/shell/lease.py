@@ -21,7 +21,9 @@ LEASE_SECONDS = 15
 RENEW_DEADLINE_SECONDS = 10.0
 """How long the leader trusts a renewal, from the moment at which it was sent."""
 RETRY_SECONDS = 2.0
-"""From one renewal, or one look at another's record, to the next."""
+"""From one renewal to the next, and from an error to the next try."""
+LOOK_SECONDS = 0.5
+"""From one look at another's record to the next: what a released Lease waits for its successor at most."""
 CALL_SECONDS = 4.0
 """How long one call may take, so that a second one on a new connection fits into the deadline."""
 
@@ -49,7 +51,13 @@ class Elector:
         self._observed: Any = None
         self._observed_at = 0.0
         self._trusted_until: float | None = None
+        self._answered_at: float | None = None
         self._complaint = ""
+
+    @property
+    def seconds_since_answer(self) -> float | None:
+        """How long ago the API server last told of the Lease, or took it from us; None where it never did."""
+        return None if self._answered_at is None else self._clock.monotonic() - self._answered_at
 
     @property
     def trusted(self) -> bool:
@@ -75,7 +83,7 @@ class Elector:
             if self._holder() not in ("", holder):
                 holder = self._holder()
                 logger.info("standing by: %s is held by %s", self._title, holder)
-            await self._clock.sleep(RETRY_SECONDS)
+            await self._clock.sleep(RETRY_SECONDS if self._complaint else self._until_next_look())
 
     async def run(self) -> NoReturn:
         """Renew until the leadership is lost.
@@ -99,16 +107,33 @@ class Elector:
         self._trusted_until = None
         try:
             async with asyncio.timeout(CALL_SECONDS):
-                lease = await self._api.get(LEASES, self._namespace, self._name)
-                if lease.get("spec", {}).get("holderIdentity") != self._identity:
-                    return
-                now = format_time(self._clock.now())
-                spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": now}
-                await self._api.replace(LEASES, self._namespace, self._name, {**lease, "spec": spec})
+                # A renewal that was cut off may be applied between our read and our write: once more then.
+                while not await self._given_back():
+                    pass
         except (ApiError, NoAnswerError, TimeoutError) as error:
-            logger.warning("%s was not released, so the next leader waits %d s: %s", self._title, LEASE_SECONDS, error)
-        else:
-            logger.info("released %s", self._title)
+            why = str(error) or f"no answer within {CALL_SECONDS:g} s"
+            logger.warning("%s was not released, so the next leader waits %d s: %s", self._title, LEASE_SECONDS, why)
+
+    async def _given_back(self) -> bool:
+        """Whether the Lease is not ours now; False where its record changed meanwhile."""
+        lease = await self._api.get(LEASES, self._namespace, self._name)
+        spec = lease.get("spec") or {}
+        if spec.get("holderIdentity") != self._identity:
+            return True
+        spec = {**spec, "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": format_time(self._clock.now())}
+        try:
+            await self._api.replace(LEASES, self._namespace, self._name, {**lease, "spec": spec})
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            return False
+        logger.info("released %s", self._title)
+        return True
+
+    def _until_next_look(self) -> float:
+        """Seconds, such that no look is later than the moment at which the other's record ends to hold."""
+        remaining = self._takeable_at() - self._clock.monotonic()
+        return min(LOOK_SECONDS, remaining) if remaining > 0 else LOOK_SECONDS
 
     def _remaining(self) -> float:
         """Seconds of trust that are left."""
@@ -130,10 +155,11 @@ class Elector:
             self._lease = None
             self._complain(str(error))
             return False
+        self._complaint = ""
+        self._answered_at = self._clock.monotonic()
         if lease is None:
             return False
         self._lease = lease
-        self._complaint = ""
         # A process that was stopped in here finds its trust over, whatever the answer says.
         self._trusted_until = started + RENEW_DEADLINE_SECONDS
         return True
@@ -192,8 +218,11 @@ class Elector:
     def _may_take(self) -> bool:
         if self._holder() in ("", self._identity):
             return True
-        holds = self._observed.get("leaseDurationSeconds") or LEASE_SECONDS
-        return self._clock.monotonic() >= self._observed_at + float(holds)
+        return self._clock.monotonic() >= self._takeable_at()
+
+    def _takeable_at(self) -> float:
+        """When another's record, as it was observed, ends to hold, in monotonic seconds."""
+        return self._observed_at + float((self._observed or {}).get("leaseDurationSeconds") or LEASE_SECONDS)
 
     def _holder(self) -> str:
         """Whom the record names that was read or written last, or "" where it names nobody."""

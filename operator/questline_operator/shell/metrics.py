@@ -19,18 +19,21 @@ def count_writes(registry: CollectorRegistry) -> Counter:
 
 
 class WorldCollector(Collector):
-    """Gauges of the Jobs and queues that the leader sees; a process that does not lead shows none.
+    """Who leads, and gauges of the Jobs and queues that the leader sees; a process that does not lead shows none.
 
     Args:
-        world: the leader's, or None while this process does not lead.
+        world: the leader's once every list was read, else None.
+        epoch: in which this process leads, 0 while it does not.
     """
 
-    def __init__(self, world: Callable[[], World | None]) -> None:
+    def __init__(self, world: Callable[[], World | None], *, epoch: Callable[[], int]) -> None:
         self._world = world
+        self._epoch = epoch
 
     def collect(self) -> Iterable[Metric]:
         """Count now."""
-        leading = GaugeMetricFamily("questline_leading", "1 where this process leads.")
+        leads = GaugeMetricFamily("questline_leader", "1 where this process leads, 0 where it stands by.")
+        number = GaugeMetricFamily("questline_epoch", "The epoch in which this process leads, 0 where it stands by.")
         jobs = GaugeMetricFamily(
             "questline_jobs", "Jobs by namespace, queue and state.", labels=["namespace", "queue", "state"]
         )
@@ -38,13 +41,14 @@ class WorldCollector(Collector):
         concurrency = GaugeMetricFamily(
             "questline_concurrency", "Slots that a queue has.", labels=["namespace", "queue"]
         )
-        world = self._world()
-        leading.add_metric([], 0 if world is None else 1)
+        world, epoch = self._world(), self._epoch()
+        leads.add_metric([], 1 if epoch else 0)
+        number.add_metric([], epoch)
         if world is not None:
             tally = Tally((job.namespace, job.queue, job.state) for job in world.jobs.values())
-            for (namespace, queue, state), number in tally.items():
-                jobs.add_metric([namespace, queue, State(state).value], number)
+            for (namespace, queue, state), count in tally.items():
+                jobs.add_metric([namespace, queue, State(state).value], count)
             for key, record in world.queues.items():
                 slots.add_metric(list(key), world.slots_held(key))
                 concurrency.add_metric(list(key), record.concurrency)
-        return [leading, jobs, slots, concurrency]
+        return [leads, number, jobs, slots, concurrency]

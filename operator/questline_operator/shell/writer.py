@@ -9,6 +9,8 @@ from prometheus_client import Counter
 
 from questline_operator.shell.api import Api, ApiError, NoAnswerError, Object, PatchOperation, Resource
 from questline_operator.shell.clock import Clock
+from questline_operator.shell.epoch import FENCED_OFF
+from questline_operator.shell.lease import LeadershipLostError
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,8 @@ class Writer:
 
     A repeat is safe because every write can be applied only once: a status patch has a resourceVersion, a delete a UID.
     After a lost answer a repeat is therefore answered with a conflict, and whoever wrote reads. Only a pod could be
-    created again, when the first has run and is gone: so its creator looks before it repeats.
+    created again, when the first has run and is gone: so its creator looks before it repeats. Each call raises
+    LeadershipLostError where this process may no longer write, by its own clock or by the API server's fence.
 
     Args:
         check_leading: raises where this process may no longer write.
@@ -125,6 +128,8 @@ class Writer:
                 try:
                     return await send()
                 except ApiError as error:
+                    if error.status == 403 and FENCED_OFF in error.message:
+                        raise LeadershipLostError(error.message) from error
                     if error.definite:
                         raise
                     if not repeat and error.status not in (401, 429):

@@ -11,6 +11,7 @@ from questline_operator.shell.api import CONFIG_MAPS, LEASES, ApiError, Object
 from questline_operator.shell.epoch import FENCE, raise_epoch
 from questline_operator.shell.lease import (
     LEASE_SECONDS,
+    LOOK_SECONDS,
     RENEW_DEADLINE_SECONDS,
     RETRY_SECONDS,
     Elector,
@@ -18,10 +19,10 @@ from questline_operator.shell.lease import (
 )
 from tests.simulation.apiserver import ApiServer
 from tests.simulation.clock import Freezer, VirtualClock, simulated
-from tests.simulation.faults import Fault, internal_error
+from tests.simulation.faults import Fault, Verb, internal_error
 
 NAMESPACE, LEASE = "questline-system", "questline-operator"
-HANDOVER_SECONDS = 2 * RETRY_SECONDS
+HANDOVER_SECONDS = 2 * LOOK_SECONDS
 """What a candidate needs beyond the waiting itself: it looks only so often."""
 
 
@@ -146,7 +147,8 @@ async def test_a_dead_leader_is_followed_once_its_record_has_not_changed_for_its
     await first.stop()
     died = now()
     await within(60, second.acquired.wait())
-    assert LEASE_SECONDS - RETRY_SECONDS <= now() - died <= LEASE_SECONDS + HANDOVER_SECONDS
+    # It had renewed its record at most so long before, and the candidate had seen that at its next look.
+    assert LEASE_SECONDS - RETRY_SECONDS <= now() - died <= LEASE_SECONDS + LOOK_SECONDS + 0.1
     assert holder(server)["leaseTransitions"] == 1
 
 
@@ -256,7 +258,7 @@ def test_a_lease_taken_with_a_lost_answer_is_taken(verb: str) -> None:
             await former.stop(release=True)
         server.faults.append(Fault(client="first", resource=LEASES, verb=verb, lose="answer"))  # type: ignore[arg-type]
         first = Process(server, "first").start()
-        await within(2 * HANDOVER_SECONDS, first.acquired.wait())
+        await within(RETRY_SECONDS + HANDOVER_SECONDS, first.acquired.wait())
         assert server.faults[0].hits == 1
 
     play()
@@ -286,7 +288,7 @@ async def test_a_released_lease_is_taken_at_the_next_look() -> None:
     await first.stop(release=True)
     released = now()
     await within(60, second.acquired.wait())
-    assert now() - released <= RETRY_SECONDS + 0.1
+    assert now() - released <= LOOK_SECONDS + 0.1
     assert not watch.done()
 
 
@@ -303,6 +305,37 @@ async def test_whoever_releases_trusts_itself_no_more_even_before_the_answer() -
         first.elector.check()
     await releasing
     assert holder(server)["holderIdentity"] == ""
+
+
+@simulated
+async def test_a_renewal_that_is_applied_while_the_lease_is_given_back_does_not_keep_it() -> None:
+    server = a_server()
+    first = Process(server, "first").start()
+    await within(1, first.acquired.wait())
+    server.faults.append(Fault(client="first", verb="get", resource=LEASES, answer_delay_seconds=0.5))
+    stopping = asyncio.create_task(first.stop(release=True))
+    await asyncio.sleep(0.2)
+    lease = server.store.get(LEASES, NAMESPACE, LEASE)
+    lease["spec"]["renewTime"] = "2026-01-01T00:00:00.000000Z"
+    server.store.replace(LEASES, NAMESPACE, LEASE, lease)
+    async with asyncio.timeout(2):
+        await stopping
+    assert holder(server)["holderIdentity"] == ""
+
+
+@simulated
+async def test_a_standby_tells_how_long_the_lease_could_not_be_read() -> None:
+    server = a_server()
+    first, second = Process(server, "first").start(), Process(server, "second")
+    await within(1, first.acquired.wait())
+    assert second.elector.seconds_since_answer is None
+    second.start()
+    await asyncio.sleep(10)
+    assert second.elector.seconds_since_answer is not None
+    assert second.elector.seconds_since_answer <= LOOK_SECONDS + 0.1
+    server.faults.append(Fault(client="second", times=None, error=internal_error()))
+    await asyncio.sleep(60)
+    assert second.elector.seconds_since_answer >= 59
 
 
 @simulated
@@ -365,10 +398,14 @@ async def test_a_lease_deleted_by_hand_is_made_again_by_its_leader() -> None:
 # The epoch
 
 
+def allowed() -> None:
+    """The check of a process that leads."""
+
+
 @simulated
 async def test_each_leader_has_a_higher_epoch_than_the_last() -> None:
     server = a_server()
-    epochs = [await raise_epoch(server, NAMESPACE) for _ in range(3)]
+    epochs = [await raise_epoch(server, NAMESPACE, allowed) for _ in range(3)]
     assert epochs == [epochs[0], epochs[0] + 1, epochs[0] + 2]
     fence = await server.get(CONFIG_MAPS, NAMESPACE, FENCE)
     assert fence["data"] == {"epoch": str(epochs[-1])}
@@ -377,17 +414,17 @@ async def test_each_leader_has_a_higher_epoch_than_the_last() -> None:
 @simulated
 async def test_two_raising_at_one_moment_get_different_epochs() -> None:
     server = a_server()
-    await raise_epoch(server, NAMESPACE)
-    epochs = await asyncio.gather(*(raise_epoch(server.client(f"operator-{n}"), NAMESPACE) for n in range(5)))
+    await raise_epoch(server, NAMESPACE, allowed)
+    epochs = await asyncio.gather(*(raise_epoch(server.client(f"operator-{n}"), NAMESPACE, allowed) for n in range(5)))
     assert len(set(epochs)) == 5
 
 
 @simulated
 async def test_an_epoch_is_not_used_again_after_the_fence_was_deleted() -> None:
     server = a_server()
-    before = [await raise_epoch(server, NAMESPACE) for _ in range(3)]
+    before = [await raise_epoch(server, NAMESPACE, allowed) for _ in range(3)]
     server.store.delete(CONFIG_MAPS, NAMESPACE, FENCE)
-    assert await raise_epoch(server, NAMESPACE) > max(before)
+    assert await raise_epoch(server, NAMESPACE, allowed) > max(before)
 
 
 @pytest.mark.parametrize("value", ["", "abc", "-3", "1.5", "٣", "9" * 40])
@@ -397,10 +434,10 @@ def test_a_fence_without_a_number_is_healed_with_one_that_is_higher_than_any_bef
     @simulated
     async def play() -> None:
         server = a_server()
-        before = await raise_epoch(server, NAMESPACE)
+        before = await raise_epoch(server, NAMESPACE, allowed)
         fence = await server.get(CONFIG_MAPS, NAMESPACE, FENCE)
         await server.replace(CONFIG_MAPS, NAMESPACE, FENCE, {**fence, "data": {"epoch": value, "other": "kept"}})
-        assert await raise_epoch(server, NAMESPACE) > before
+        assert await raise_epoch(server, NAMESPACE, allowed) > before
         healed = await server.get(CONFIG_MAPS, NAMESPACE, FENCE)
         assert healed["data"]["other"] == "kept"
 
@@ -411,15 +448,40 @@ def test_a_fence_without_a_number_is_healed_with_one_that_is_higher_than_any_bef
 @simulated
 async def test_the_epoch_is_raised_through_lost_requests_lost_answers_and_server_errors() -> None:
     server = a_server()
-    before = await raise_epoch(server, NAMESPACE)
+    before = await raise_epoch(server, NAMESPACE, allowed)
     server.faults += [
         Fault(verb="get", lose="request"),
         Fault(verb="replace", lose="answer"),
         Fault(verb="replace", error=internal_error()),
         Fault(verb="replace", lose="request"),
     ]
-    assert await raise_epoch(server, NAMESPACE) > before
+    assert await raise_epoch(server, NAMESPACE, allowed) > before
     assert all(fault.hits == 1 for fault in server.faults)
+
+
+@simulated
+async def test_who_was_stopped_while_it_raised_the_epoch_does_not_fence_out_the_one_that_leads_now() -> None:
+    server = a_server()
+    leads = True
+
+    def check() -> None:
+        if not leads:
+            raise LeadershipLostError("another one leads")
+
+    await raise_epoch(server, NAMESPACE, allowed)
+    moments: tuple[Verb, ...] = ("get", "replace")
+    for moment in moments:
+        leads = True
+        fault = Fault(client="stopped", verb=moment, delay_seconds=20.0)
+        server.faults.append(fault)
+        stopped = asyncio.create_task(raise_epoch(server.client("stopped"), NAMESPACE, check))
+        await asyncio.sleep(10)
+        leads = False
+        epoch = await raise_epoch(server, NAMESPACE, allowed)
+        with pytest.raises(LeadershipLostError):
+            await stopped
+        fence = await server.get(CONFIG_MAPS, NAMESPACE, FENCE)
+        assert fence["data"] == {"epoch": str(epoch)}
 
 
 @simulated
@@ -429,4 +491,4 @@ async def test_an_operator_without_the_right_to_the_fence_ends_with_the_servers_
         Fault(verb="get", error=ApiError(403, "Forbidden", 'configmaps "questline-fence" is forbidden'))
     )
     with pytest.raises(ApiError, match="is forbidden"):
-        await raise_epoch(server, NAMESPACE)
+        await raise_epoch(server, NAMESPACE, allowed)

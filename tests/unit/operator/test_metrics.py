@@ -7,9 +7,9 @@ from questline_operator.shell.metrics import WorldCollector, count_writes
 from tests.unit.core.builders import a_job, a_pod, a_queue, a_world
 
 
-def _registry(world: World | None) -> CollectorRegistry:
+def _registry(world: World | None, *, epoch: int = 0) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(WorldCollector(lambda: world))
+    registry.register(WorldCollector(lambda: world, epoch=lambda: epoch))
     return registry
 
 
@@ -28,7 +28,6 @@ def test_jobs_are_counted_by_queue_and_state_and_slots_as_the_controller_counts_
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(name, {"namespace": "default", "queue": "default", **labels})
 
-    assert registry.get_sample_value("questline_leading") == 1
     assert value("questline_jobs", state="Waiting") == 2
     assert value("questline_jobs", state="Running") == 1
     assert value("questline_jobs", state="Failed") == 1
@@ -37,10 +36,18 @@ def test_jobs_are_counted_by_queue_and_state_and_slots_as_the_controller_counts_
     assert value("questline_concurrency") == 7
 
 
+def test_a_leader_tells_its_epoch_from_the_first_moment_and_its_jobs_once_they_are_read() -> None:
+    registry = _registry(None, epoch=451)
+    assert registry.get_sample_value("questline_leader") == 1
+    assert registry.get_sample_value("questline_epoch") == 451
+
+
 def test_a_process_that_does_not_lead_shows_no_jobs() -> None:
     registry = _registry(None)
-    assert registry.get_sample_value("questline_leading") == 0
-    assert [metric.name for metric in registry.collect() if metric.samples] == ["questline_leading"]
+    assert registry.get_sample_value("questline_leader") == 0
+    assert registry.get_sample_value("questline_epoch") == 0
+    shown = [metric.name for metric in registry.collect() if metric.samples]
+    assert shown == ["questline_leader", "questline_epoch"]
 
 
 def test_writes_are_counted_by_verb_and_resource() -> None:

@@ -125,6 +125,23 @@ async def test_nothing_is_sent_once_leadership_is_lost_not_even_a_repeat() -> No
 
 
 @simulated
+async def test_a_write_that_the_fence_refuses_ends_the_leadership_and_no_other_refusal_does() -> None:
+    bench = Bench()
+    fenced = (
+        "pods \"a-1\" is forbidden: ValidatingAdmissionPolicy 'questline-fence' with binding 'questline-fence' denied "
+        "request: this operator no longer leads: epoch 4 is below 5 of ConfigMap questline-fence"
+    )
+    bench.server.faults += [
+        Fault(verb="create", error=ApiError(403, "Forbidden", fenced)),
+        Fault(verb="create", error=ApiError(403, "Forbidden", 'pods "questline-fence-1" is forbidden: exceeded quota')),
+    ]
+    with pytest.raises(LeadershipLostError, match="epoch 4 is below 5"):
+        await bench.writer.create(PODS, NAMESPACE, _pod(), repeat=False)
+    with pytest.raises(ApiError, match="exceeded quota"):
+        await bench.writer.create(PODS, NAMESPACE, _pod(), repeat=False)
+
+
+@simulated
 async def test_writes_that_nobody_waits_for_do_not_hold_up_those_that_a_job_waits_for() -> None:
     bench = Bench()
     jobs = [await bench.job(f"job-{number}") for number in range(40)]
