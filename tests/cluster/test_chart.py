@@ -71,7 +71,7 @@ def test_a_package_holds_the_crds(kube: Kube, tmp_path: Path) -> None:
     ("setting", "words"),
     [
         ("replicas=two", "/replicas"),
-        ("replicas=2", "/replicas"),
+        ("replicas=6", "/replicas"),
         ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
         ("image.tg=1.0", "'tg' not allowed"),
         ("imag.tag=1.0", "'imag' not allowed"),
@@ -214,6 +214,22 @@ def test_the_operator_is_probed_and_its_successor_stands_by(kube: Kube) -> None:
     assert container["ports"] == [{"name": "http", "containerPort": 8080}]
     assert {item["name"] for item in container["env"]} >= {"POD_NAME", "POD_NAMESPACE", "POD_UID"}
     assert deployment["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+def test_two_operators_on_two_nodes_of_which_a_drain_leaves_one(kube: Kube) -> None:
+    manifests = render(kube)
+    deployment = only(manifests, "Deployment", "questline-operator")["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    assert deployment["replicas"] == 2
+    spread = deployment["template"]["spec"]["topologySpreadConstraints"]
+    assert [one["topologyKey"] for one in spread] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    budget = only(manifests, "PodDisruptionBudget", "questline-operator")["spec"]
+    assert budget["maxUnavailable"] == 1
+    for selector in (budget["selector"], *(one["labelSelector"] for one in spread), deployment["selector"]):
+        assert selector["matchLabels"].items() <= labels.items()
+    # ... and no pod of the CRD hook.
+    hook = only(manifests, "Job", "questline-crds")["spec"]["template"]["metadata"]["labels"]
+    assert not budget["selector"]["matchLabels"].items() <= hook.items()
 
 
 # Rights
