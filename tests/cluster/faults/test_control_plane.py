@@ -16,7 +16,7 @@ from tests.verdict import Verdict
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_deployed")]
 
 LONG = pytest.mark.long
-SIZES = [pytest.param(1, 2, id="ci"), pytest.param(6, 8, id="full", marks=LONG)]
+SIZES = [pytest.param(1, 2, id="ci"), pytest.param(4, 4, id="full", marks=LONG)]
 """Rounds of the fault, and units of load for each."""
 
 
