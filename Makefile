@@ -61,6 +61,14 @@ test: lint test-unit install ## every test, on a real cluster that it builds and
 test-long: lint test-unit install ## what takes longer than `make test`
 	$(PYTHON) -m pytest tests -m long --timeout 7200
 
+.PHONY: faults
+faults: install ## the fault runs on the real cluster, all of them; their verdicts go to .cluster/records
+	$(PYTHON) -m pytest tests/cluster/faults tests/e2e/test_failover.py --timeout 7200
+
+.PHONY: mutants
+mutants: $(READY) ## deliberate bugs, each of which the simulation must find
+	$(PYTHON) -m tests.mutants
+
 ##@ The local cluster
 
 .PHONY: cluster
