@@ -81,6 +81,10 @@ class Rejections:
         """The Job is gone or has ended."""
         self._jobs.pop(job.uid, None)
 
+    def forget_queue(self, queue: Key) -> None:
+        """The queue is gone, and nobody probes for it."""
+        self._queues.pop(queue, None)
+
 
 def _delay(count: int) -> float:
     return min(2.0 ** min(count - 1, 16), MAX_REJECTION_DELAY_SECONDS)

@@ -129,7 +129,10 @@ class World:
             key = job.unique.key
             # A digest of args must never equal a key that somebody chose.
             text = f"key:{key}" if key is not None else f"args:{canonical_digest(job.spec.get('args', {}))}"
-            known = self._unique_key[job.uid] = (job.namespace, what, text)
+            known = (job.namespace, what, text)
+            of_record = self.jobs.get(job.key)
+            if of_record is not None and of_record.uid == job.uid:  # one may ask of a Job that is gone
+                self._unique_key[job.uid] = known
         return known
 
     def unclaimed_rivals(self, key: UniqueKey) -> list[Job]:

@@ -26,6 +26,12 @@ class Agenda(Generic[K]):
             self._due[key] = when
             self._count += 1
             heapq.heappush(self._later, (when, self._count, key))
+            self._compact()
+
+    def forget(self, key: K) -> None:
+        """Nothing is due of it any more; a mark stays."""
+        if self._due.pop(key, None) is not None:
+            self._compact()
 
     def take(self, now: float) -> list[K]:
         """Every key that is marked or due, first marked first; they are off the agenda then."""
@@ -43,6 +49,12 @@ class Agenda(Generic[K]):
         while self._later and self._due.get(self._later[0][2]) != self._later[0][0]:
             heapq.heappop(self._later)
         return self._later[0][0] if self._later else None
+
+    def _compact(self) -> None:
+        """Entries whose key is due at another time, or not at all, are passed over: drop them before they outnumber."""
+        if len(self._later) > 2 * len(self._due) + 64:
+            self._later = [entry for entry in self._later if self._due.get(entry[2]) == entry[0]]
+            heapq.heapify(self._later)
 
     def __bool__(self) -> bool:
         return bool(self._now)

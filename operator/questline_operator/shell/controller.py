@@ -136,6 +136,7 @@ class Controller:
         job = self.world.jobs.get(key)
         self._tend_strays(key, job, actions, tasks)
         if job is None:
+            self._jobs.forget(key)
             self._held_since.pop(key, None)
             self._competing.discard(key)
             return
@@ -156,9 +157,8 @@ class Controller:
                 self._jobs.mark(rival.key)
 
     def _carry_out(self, job: Job, step: Step, now: float, actions: Actions, tasks: asyncio.TaskGroup) -> None:
-        ready = self._ready[job.queue_key]
         if not isinstance(step, Ready):
-            ready.discard(job.key)
+            self._not_ready(job)
         if not isinstance(step, Ready | Hold):
             self._held_since.pop(job.key, None)
         match step:
@@ -168,7 +168,7 @@ class Controller:
             case Hold():
                 self._hold(job, step, now, actions, tasks)
             case Ready():
-                if ready.add(job):
+                if self._ready[job.queue_key].add(job):
                     self._queues.mark(job.queue_key)
                 self._hold(job, Hold(Reason.AT_CONCURRENCY_LIMIT, ""), now, actions, tasks)
             case WriteStatus(change):
@@ -210,13 +210,21 @@ class Controller:
         change = transitions.explain(job, hold.reason, hold.message or self._slots(job))
         self._start(job.key, actions.write_status(job, change, patient=delay > 0), tasks)
 
+    def _not_ready(self, job: Job) -> None:
+        ready = self._ready.get(job.queue_key)
+        if ready is not None:
+            ready.discard(job.key)
+
     # Claims
 
     def _claim_from(self, queue: Key, now: float, actions: Actions, tasks: asyncio.TaskGroup) -> None:
         """Give the queue's free slots to the first of its ready Jobs."""
         self.changed_queues.add(queue)
+        if queue not in self.world.queues:
+            self._rejections.forget_queue(queue)
         ready = self._ready.get(queue)
         if not ready:
+            self._ready.pop(queue, None)
             return
         allowed = self._rejections.claims_allowed(queue, now)
         free = free_slots(self.world, queue) - self._uncounted_creates(queue)
@@ -353,7 +361,7 @@ class Controller:
         self._jobs.mark(job.key)
         self._queues.mark(job.queue_key)
         if new is None:
-            self._ready[job.queue_key].discard(job.key)
+            self._not_ready(job)
             self._rejections.forget(job)
         if self._acting:
             self._mark_related(old, new, job)

@@ -48,3 +48,26 @@ def test_what_is_only_due_later_is_no_work_now() -> None:
     agenda.mark_at("a", 1.0)
     assert not agenda
     assert len(agenda) == 1
+
+
+def test_what_is_forgotten_is_due_no_more_but_a_mark_stays() -> None:
+    agenda: Agenda[str] = Agenda()
+    agenda.mark_at("a", 1.0)
+    agenda.mark_at("b", 2.0)
+    agenda.mark("a")
+    agenda.forget("a")
+    assert agenda.take(0.0) == ["a"]
+    assert agenda.next_due() == 2.0
+    assert agenda.take(5.0) == ["b"]
+
+
+def test_what_was_put_off_or_forgotten_a_thousand_times_takes_no_room() -> None:
+    agenda: Agenda[int] = Agenda()
+    for number in range(1000):
+        agenda.mark_at(number, 1e9)
+        agenda.forget(number)
+    for number in range(1000):
+        agenda.mark_at(-1, 1e9 - number)
+    assert len(agenda) == 1
+    assert len(agenda._later) < 100
+    assert agenda.next_due() == 1e9 - 999
