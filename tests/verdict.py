@@ -172,10 +172,24 @@ class Replay:
         claimed = job.state in ACTIVE and before.state not in ACTIVE
         if claimed and before.cancel:
             self.broken(9, f"{job.name} was claimed though it is cancelled")
+        if claimed and not before.attempt:
+            self._see_dependencies(job)
         if claimed and job.attempt <= before.attempt:
             self.broken(12, f"{job.name} was claimed again as attempt {job.attempt}")
         if job.terminal and not before.terminal and job.failures > before.failures:
             self._see_failures(job)
+
+    def _see_dependencies(self, job: Job) -> None:
+        """What it names in `after` has ended as afterPolicy asks; a duplicate counts as its original."""
+        by_name = {one.name: one for one in self.jobs.values() if one.namespace == job.namespace}
+        for name in job.after:
+            one = by_name.get(name)
+            while one is not None and one.reason == "Duplicate":
+                one = by_name.get(one.duplicate_of)
+            finished = one is not None and job.spec.get("afterPolicy") == "Finished" and one.finishes > 0
+            if one is None or not (one.succeeded_attempts or finished):
+                state = "unknown" if one is None else f"{one.state}"
+                self.broken(6, f"{job.name} was claimed, and {name}, which it waits for, is {state}")
 
     def _see_failures(self, job: Job) -> None:
         entries = job.status.get("attempts", ())

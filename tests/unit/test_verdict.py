@@ -1,0 +1,283 @@
+"""The judge of the fault runs: a history that keeps every promise, and for each promise one that breaks it."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from questline_operator.core.records import LABEL_ATTEMPT, LABEL_JOB, LABEL_QUEUE, Job, Pod
+from questline_operator.shell.api import JOBS, PODS, Object, Resource
+from tests.history import Event, History
+from tests.unit.core.builders import a_job as record_of
+from tests.unit.core.builders import a_report, an_attempt, child_of, pod_uid, uid_of
+from tests.verdict import Verdict, most_slots, violations
+
+
+class Story:
+    """A made-up history, told in the order in which it happened."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def job(self, name: str = "a", *, spec: Mapping[str, Any] | None = None, **status: Any) -> Job:
+        """A Job is written as it says."""
+        job = record_of(name, version=len(self.events) + 1, spec=spec, **{"epoch": 4, **status})
+        self._add("MODIFIED", JOBS, job.raw)
+        return job
+
+    def jobs_end(self, job: Job) -> None:
+        """A Job is deleted."""
+        self._add("DELETED", JOBS, job.raw)
+
+    def pod(
+        self, job: Job, attempt: int = 1, *, ended: bool = False, deleted: bool = False, uid: str | None = None
+    ) -> None:
+        """The pod of an attempt is written, or deleted."""
+        state = {"terminated": {"exitCode": 0}} if ended else {"running": {}}
+        meta = {
+            "name": job.pod_name(attempt),
+            "namespace": job.namespace,
+            "uid": uid or pod_uid(job, attempt),
+            "creationTimestamp": "2027-01-15T08:00:00Z",
+            "labels": {LABEL_JOB: job.name, LABEL_QUEUE: job.queue, LABEL_ATTEMPT: str(attempt)},
+            "ownerReferences": [{"kind": "Job", "name": job.name, "uid": job.uid, "controller": True}],
+        }
+        status = {"phase": "Running", "containerStatuses": [{"name": "worker", "state": state}]}
+        self._add("DELETED" if deleted else "MODIFIED", PODS, {"metadata": meta, "spec": {}, "status": status})
+
+    def attempt(self, name: str = "a", number: int = 1, *, spec: Mapping[str, Any] | None = None) -> Job:
+        """An attempt is claimed and its pod runs, to no end yet."""
+        job = self.job(name, spec=spec, state="Starting", attempt=number)
+        self.pod(job, number)
+        return job
+
+    def success(self, name: str = "a", *, spec: Mapping[str, Any] | None = None) -> Job:
+        """A whole life."""
+        self.job(name, spec=spec)
+        job = self.attempt(name, spec=spec)
+        done = self.job(name, spec=spec, state="Succeeded", report=a_report(job), attempts=[an_attempt()])
+        self.pod(job, ended=True)
+        return done
+
+    def _add(self, type_: str, resource: Resource, raw: Mapping[str, Any]) -> None:
+        version = len(self.events) + 1
+        meta = {**raw["metadata"], "resourceVersion": str(version)}
+        self.events.append(Event(version, type_, resource, {**raw, "metadata": meta}))
+
+
+class Told:
+    """What `Verdict.of` asks of a `History`."""
+
+    gaps = 0
+
+    def __init__(self, story: Story) -> None:
+        self.events = story.events
+        self._last: dict[tuple[Resource, str], Event] = {}
+        for event in story.events:
+            self._last[event.resource, event.object["metadata"]["name"]] = event
+
+    def in_order(self) -> list[Event]:
+        return self.events
+
+    def jobs(self) -> list[Job]:
+        return [Job.parse(raw) for raw in self._left(JOBS)]
+
+    def pods(self) -> list[Pod]:
+        return [Pod.parse(raw) for raw in self._left(PODS)]
+
+    def _left(self, kind: Resource) -> Iterator[Object]:
+        for (resource, _), event in self._last.items():
+            if resource == kind and event.type != "DELETED":
+                yield event.object
+
+
+def verdict(story: Story, **options: Any) -> Verdict:
+    return Verdict.of(cast("History", Told(story)), **options)
+
+
+def test_a_history_that_keeps_every_promise_has_no_violation_and_is_counted() -> None:
+    story = Story()
+    first = story.success("first")
+    story.success("second", spec={"after": [{"job": "first"}]})
+    story.success("child", spec={"parent": child_of(first)})
+    story.success("once", spec={"unique": {"key": "k"}})
+    story.job("again", spec={"unique": {"key": "k"}}, state="Skipped", reason="Duplicate", duplicateOf="once")
+    story.success("third", spec={"after": [{"job": "again"}]})
+    story.jobs_end(first)
+    found = verdict(story, concurrency={"default": 1}, faults={"pods deleted": 2})
+    assert found.violations == ()
+    assert (found.jobs, found.attempts, found.events) == (6, 5, len(story.events))
+    assert str(found) == (
+        f"Jobs 6, attempts 5, events {len(story.events)}, gaps 0, faults injected: 2 x pods deleted, violations 0"
+    )
+
+
+def _unfinished(story: Story) -> None:
+    story.job("a", state="Waiting", reason="BackingOff")
+
+
+def _two_pods(story: Story) -> None:
+    job = story.attempt("a", 1)
+    story.pod(story.job("a", state="Starting", attempt=2), 2)
+    story.pod(job, 1, ended=True)
+
+
+def _too_many_slots(story: Story) -> None:
+    for name in "abc":
+        story.attempt(name)
+
+
+def _twin_children(story: Story) -> None:
+    parent = story.success("parent")
+    for name in ("one", "two"):
+        story.job(name, spec={"parent": child_of(parent, index=3)}, state="Skipped")
+
+
+def _early_child(story: Story) -> None:
+    parent = story.attempt("parent")
+    story.attempt("child", spec={"parent": child_of(parent)})
+
+
+def _child_of_a_failed_attempt(story: Story) -> None:
+    parent = story.success("parent")
+    story.attempt("child", spec={"parent": child_of(parent, attempt=2)})
+
+
+def _early_follower(story: Story) -> None:
+    story.attempt("first")
+    story.job("second", spec={"after": [{"job": "first"}]})
+    story.attempt("second", spec={"after": [{"job": "first"}]})
+
+
+def _follower_of_a_failure(story: Story) -> None:
+    story.job("first", state="Failed")
+    story.job("second", spec={"after": [{"job": "first"}]})
+    story.attempt("second", spec={"after": [{"job": "first"}]})
+
+
+def _follower_of_nobody(story: Story) -> None:
+    story.job("second", spec={"after": [{"job": "first"}]})
+    story.attempt("second", spec={"after": [{"job": "first"}]})
+
+
+def _end_undone(story: Story) -> None:
+    story.success("a")
+    story.job("a", state="Waiting", attempt=1)
+
+
+def _written_by_an_older_leader(story: Story) -> None:
+    story.job("a", epoch=4)
+    story.job("a", epoch=3)
+
+
+def _claimed_when_cancelled(story: Story) -> None:
+    story.job("a", spec={"cancel": True})
+    story.attempt("a", spec={"cancel": True})
+
+
+def _pod_left(story: Story) -> None:
+    job = story.success("a")
+    story.pod(job)
+
+
+def _failure_of_an_eviction(story: Story) -> None:
+    story.attempt("a")
+    story.job("a", state="Failed", failures=1, attempt=1, attempts=[an_attempt(1, "Disrupted")])
+
+
+def _number_given_back(story: Story) -> None:
+    story.job("a", attempt=2)
+    story.job("a", attempt=1)
+
+
+def _number_claimed_twice(story: Story) -> None:
+    story.job("a", attempt=1)
+    story.job("a", state="Starting", attempt=1)
+
+
+def _pod_made_twice(story: Story) -> None:
+    job = story.attempt("a")
+    story.pod(job, deleted=True)
+    story.pod(job, uid=uid_of("another"))
+
+
+def _two_of_one_key(story: Story) -> None:
+    for name in "ab":
+        story.attempt(name, spec={"unique": {"key": "k"}})
+
+
+BROKEN: list[tuple[Callable[[Story], None], str]] = [
+    (_unfinished, "1, at 1: a is Waiting BackingOff at the end"),
+    (_two_pods, "2, at 4: a has live pods"),
+    (_too_many_slots, "3, at 6: queue default holds 3 of 2 slots"),
+    (_twin_children, "4, at 7: one and two are the same child of parent"),
+    (_early_child, "5, at 4: pod child-"),
+    (_child_of_a_failed_attempt, "5, at 7: pod child-"),
+    (_early_follower, "6, at 4: second was claimed, and first, which it waits for, is Starting"),
+    (_follower_of_a_failure, "6, at 3: second was claimed, and first, which it waits for, is Failed"),
+    (_follower_of_nobody, "6, at 2: second was claimed, and first, which it waits for, is unknown"),
+    (_end_undone, "7, at 6: a went from Succeeded to Waiting"),
+    (_written_by_an_older_leader, "8, at 2: a was written in epoch 3 after 4"),
+    (_claimed_when_cancelled, "9, at 2: a was claimed though it is cancelled"),
+    (_pod_left, "9, at 6: pod a-"),
+    (_failure_of_an_eviction, "11, at 3: a has 1 failures, but 0 of its attempts failed"),
+    (_number_given_back, "12, at 2: a went from attempt 2 to 1"),
+    (_number_claimed_twice, "12, at 2: a was claimed again as attempt 1"),
+    (_pod_made_twice, "12, at 4: pod a-"),
+    (_two_of_one_key, "uniqueness, at 3: unique Jobs ['a', 'b'] run at once"),
+]
+
+
+@pytest.mark.parametrize(("broken", "words"), BROKEN, ids=[tell.__name__.strip("_") for tell, _ in BROKEN])
+def test_each_broken_promise_is_found_at_its_moment(broken: Callable[[Story], None], words: str) -> None:
+    story = Story()
+    broken(story)
+    found = verdict(story, concurrency={"default": 2}).violations
+    assert any(violation.startswith(words) for violation in found), found
+
+
+def test_a_follower_may_start_after_a_failure_where_its_policy_says_finished() -> None:
+    story = Story()
+    story.job("first", state="Failed")
+    spec = {"after": [{"job": "first"}], "afterPolicy": "Finished"}
+    story.job("second", spec=spec)
+    story.attempt("second", spec=spec)
+    assert violations(story.events) == []
+
+
+def test_what_rightly_waits_at_the_end_is_no_violation() -> None:
+    story = Story()
+    story.job("a", state="Waiting", reason="QueuePaused")
+    assert verdict(story, unfinished=["a"]).violations == ()
+
+
+def test_a_slot_is_free_from_the_report_and_the_most_that_were_held_are_told() -> None:
+    story = Story()
+    for name in "abc":
+        job = story.attempt(name)
+        story.job(name, state="Starting", attempt=1, report=a_report(job))
+    assert most_slots(story.events, "default") == 1
+
+
+def test_a_rerun_may_undo_an_end() -> None:
+    story = Story()
+    story.success("a")
+    story.job("a", state="Waiting", attempt=1, observedRerun=1)
+    assert violations(story.events) == []
+
+
+def test_a_verdict_is_kept_as_json(tmp_path: Path) -> None:
+    story = Story()
+    story.success("a")
+    verdict(story, faults={"node deleted": 1}).save(tmp_path / "records", "a_test")
+    kept = json.loads((tmp_path / "records" / "a_test.json").read_text())
+    assert kept == {
+        "jobs": 1,
+        "attempts": 1,
+        "events": 5,
+        "gaps": 0,
+        "faults": {"node deleted": 1},
+        "violations": [],
+    }
