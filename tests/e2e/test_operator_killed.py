@@ -9,7 +9,7 @@ import pytest
 
 from questline_operator.core.states import State
 from questline_operator.shell.http_api import HttpApi
-from tests.e2e.operator_process import OperatorContainer, running_operator
+from tests.e2e.operator_process import leading_operator
 from tests.history import History
 from tests.verdict import violations
 
@@ -36,11 +36,12 @@ async def test_the_operator_killed_ten_times_during_the_fan_out_loses_and_double
                 ended = (j for j in history.jobs() if j.queue == "emails" and j.uid not in before)
                 return sum(job.state is State.SUCCEEDED for job in ended)
 
-            operator: OperatorContainer | None = None
+            epoch = 0
             for kill in range(KILLS):
                 await history.until(lambda kill=kill: mails_sent() > 3 * kill, seconds=180)  # type: ignore[misc]
-                operator = await running_operator(api, after=operator)
-                operator.kill()
+                leader = await leading_operator(api, after=epoch)
+                leader.kill()
+                epoch = leader.epoch
             out, _ = await demo.communicate()
         finally:
             if demo.returncode is None:
