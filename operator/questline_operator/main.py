@@ -114,7 +114,8 @@ async def operate(connection: kopf.ConnectionInfo, *, namespace: str, probes_por
                 logger.info("leading with epoch %d", epoch)
                 leader = Leader(api, clock, epoch=epoch, check_leading=elector.check, writes=writes)
                 tasks.create_task(leader.run())
-                leading.set()
+                await leader.acting.wait()
+                leading.set()  # kopf's start costs a moment of CPU, which the first claims need more
 
         async def watch_small_kinds() -> None:
             await leading.wait()

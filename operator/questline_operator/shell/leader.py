@@ -1,6 +1,7 @@
 """Everything that runs while this process leads: reads every list, then acts."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -16,6 +17,8 @@ from questline_operator.shell.controller import Controller
 from questline_operator.shell.reflector import Reflector
 from questline_operator.shell.writer import Writer
 
+logger = logging.getLogger(__name__)
+
 
 class Leader:
     """The store, the controller and the caretaker of one leadership.
@@ -24,6 +27,9 @@ class Leader:
         epoch: raised before the first list is read, so that no older leader writes after it.
         check_leading: raises LeadershipLostError where this process may no longer write.
         writes: counts every write that is sent, by verb and resource.
+
+    Attributes:
+        acting: set once every list was read.
     """
 
     def __init__(
@@ -31,6 +37,7 @@ class Leader:
     ) -> None:
         self.world = World()
         self.controller = Controller(clock, self.world, epoch=epoch)
+        self.acting = asyncio.Event()
         self._clock = clock
         writer = Writer(api, clock, check_leading, writes)
         self._actions = Actions(api, clock, writer, self.controller.store, epoch=epoch)
@@ -55,6 +62,8 @@ class Leader:
                 tasks.create_task(reflector.run())
             for reflector in self._reflectors:
                 await reflector.synced.wait()
+            logger.info("acting on %d Jobs and %d pods", len(self.world.jobs), len(self.world.pods))
+            self.acting.set()
             tasks.create_task(self.controller.run(self._actions))
             tasks.create_task(self._caretaker.run())
         raise AssertionError("unreachable: the tasks never end")
@@ -62,7 +71,7 @@ class Leader:
     @property
     def synced(self) -> bool:
         """Whether every list was read, so that the controller acts."""
-        return all(reflector.synced.is_set() for reflector in self._reflectors)
+        return self.acting.is_set()
 
     @property
     def seconds_since_pass(self) -> float:
