@@ -8,10 +8,11 @@ What it does not do: check bodies against the CRDs' schemas (the golden manifest
 """
 
 import asyncio
+import contextvars
 import random
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import orjson
 
@@ -34,6 +35,9 @@ from tests.simulation.store import Change, Store, matching
 
 T = TypeVar("T")
 
+Cut = Literal["before", "after", None]
+"""Where between two writes a process dies: before this one is sent, or after, its answer unseen."""
+WRITES = frozenset({"create", "replace", "patch", "delete"})
 BOOKMARK_SECONDS = 60.0
 WATCH_SECONDS = 290.0
 
@@ -48,21 +52,35 @@ class Client:
 
     def __init__(self, server: "ApiServer", name: str, freezer: Freezer | None) -> None:
         self._server = server
-        self._name = name
+        self.name = name
+        self.on_write: Callable[[Call], Cut] | None = None
+        """Asked before each write is sent: where the process dies, if it does."""
         self._freezer = freezer
+        self._listed: set[Resource] = set()
+        self._severed = False
 
     async def list(self, resource: Resource, *, labels: str = "") -> Listing:
         """See `Api.list`."""
         store = self._server.store
-        return await self._exchange(
-            Call(self._name, "list", resource),
-            lambda: Listing(store.select(resource, labels), str(store.version)),
-        )
+
+        def listing(fault: Fault) -> Listing:
+            at = max(store.oldest, store.version - fault.stale_versions)
+            stale = at < store.version and resource in self._listed
+            self._listed.add(resource)
+            version = at if stale else store.version
+            return Listing(store.select(resource, labels, at=at if stale else None), str(version))
+
+        return await self._exchange(Call(self.name, "list", resource), listing)
 
     async def watch(self, resource: Resource, *, since: str, labels: str = "") -> AsyncIterator[WatchEvent]:
         """See `Api.watch`."""
-        call = Call(self._name, "watch", resource)
-        feed = await self._exchange(call, lambda: _Feed(self._server, call, since, labels))
+        call = Call(self.name, "watch", resource)
+
+        def feeding(fault: Fault) -> _Feed:
+            start = max(min(int(since), self._server.store.oldest), int(since) - fault.stale_versions)
+            return _Feed(self._server, call, str(start), labels)
+
+        feed = await self._exchange(call, feeding)
         try:
             async for event in feed.events():
                 await self._unfrozen()
@@ -73,8 +91,8 @@ class Client:
     async def get(self, resource: Resource, namespace: str, name: str) -> Object:
         """See `Api.get`."""
         return await self._exchange(
-            Call(self._name, "get", resource, namespace, name),
-            lambda: self._server.store.get(resource, namespace, name),
+            Call(self.name, "get", resource, namespace, name),
+            lambda fault: self._server.store.get(resource, namespace, name),
         )
 
     async def create(self, resource: Resource, namespace: str, body: Object, *, dry_run: bool = False) -> Object:
@@ -82,9 +100,9 @@ class Client:
         name = body.get("metadata", {}).get("name", "")
         sent = orjson.dumps(body)
         return await self._exchange(
-            Call(self._name, "create", resource, namespace, name),
-            lambda: self._server.store.create(
-                resource, namespace, orjson.loads(sent), dry_run=dry_run, client=self._name
+            Call(self.name, "create", resource, namespace, name),
+            lambda fault: self._server.store.create(
+                resource, namespace, orjson.loads(sent), dry_run=dry_run, client=self.name
             ),
         )
 
@@ -92,8 +110,8 @@ class Client:
         """See `Api.replace`."""
         sent = orjson.dumps(body)
         return await self._exchange(
-            Call(self._name, "replace", resource, namespace, name),
-            lambda: self._server.store.replace(resource, namespace, name, orjson.loads(sent), client=self._name),
+            Call(self.name, "replace", resource, namespace, name),
+            lambda fault: self._server.store.replace(resource, namespace, name, orjson.loads(sent), client=self.name),
         )
 
     async def patch(
@@ -108,9 +126,9 @@ class Client:
         """See `Api.patch`."""
         sent = orjson.dumps([dict(operation) for operation in operations])
         return await self._exchange(
-            Call(self._name, "patch", resource, namespace, name, subresource),
-            lambda: self._server.store.patch(
-                resource, namespace, name, orjson.loads(sent), subresource=subresource, client=self._name
+            Call(self.name, "patch", resource, namespace, name, subresource),
+            lambda fault: self._server.store.patch(
+                resource, namespace, name, orjson.loads(sent), subresource=subresource, client=self.name
             ),
         )
 
@@ -126,43 +144,36 @@ class Client:
     ) -> None:
         """See `Api.delete`. A person with kubectl gives no ``uid``; a kubelet ends a pod with ``grace_seconds`` 0."""
         await self._exchange(
-            Call(self._name, "delete", resource, namespace, name),
-            lambda: self._server.store.delete(
+            Call(self.name, "delete", resource, namespace, name),
+            lambda fault: self._server.store.delete(
                 resource,
                 namespace,
                 name,
                 uid=uid,
                 resource_version=resource_version,
                 grace_seconds=grace_seconds,
-                client=self._name,
+                client=self.name,
             ),
         )
 
-    async def _exchange(self, call: Call, apply: Callable[[], T]) -> T:
+    def sever(self) -> None:
+        """The process is dead: it sends nothing more and takes no answer; what it has sent goes its way."""
+        self._severed = True
+
+    async def _exchange(self, call: Call, apply: Callable[[Fault], T]) -> T:
         """One request and its answer, through whatever faults are in the way."""
-        server = self._server
         await self._unfrozen()
-        fault = server.fault_for(call)
-        await asyncio.sleep(server.latency / 2 + fault.delay_seconds)
-        if fault.lose == "request":
-            await asyncio.sleep(fault.hang_seconds)
-            raise NoAnswerError(f"{call.verb} {call.resource.plural}: the request was lost")
-        server.calls[call.client, call.verb, call.resource.plural, call.subresource] += 1
-        error: ApiError | None = fault.error
-        try:
-            if error is None:
-                result = apply()
-        except ApiError as refused:
-            error = refused
-        await asyncio.sleep(server.latency / 2 + fault.answer_delay_seconds)
-        if fault.lose == "answer" and call.verb != "watch":
-            await asyncio.sleep(fault.hang_seconds)
-            raise NoAnswerError(f"{call.verb} {call.resource.plural}: the answer was lost")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+        cut: Cut = None
+        if self.on_write is not None and call.verb in WRITES and not self._severed:
+            cut = self.on_write(call)
+        if not self._severed:
+            self._server.send(call, apply, answer)
+        elif cut == "after":
+            self._server.send(call, apply, loop.create_future())
+        result = await answer
         await self._unfrozen()
-        if error is not None:
-            raise error
-        if isinstance(result, _Feed):
-            result.breaks_after_first = fault.lose == "answer"
         return result
 
     async def _unfrozen(self) -> None:
@@ -205,6 +216,7 @@ class ApiServer(Client):
         self.calls: Counter[tuple[str, str, str, str]] = Counter()
         self._chance = random.Random(seed)
         self._feeds: list[_Feed] = []
+        self._held: dict[str, list[Callable[[], None]]] = {}
         for name in namespaces:
             self.store.create(NAMESPACES, "", {"metadata": {"name": name}})
         GarbageCollector(self.store, delay=controller_delay)
@@ -219,16 +231,64 @@ class ApiServer(Client):
         """Forget history: watches that run go on, one that starts from before is answered 410."""
         self.store.compact()
 
-    def end_watches(self, resource: Resource | None = None, *, client: str = "", broken: bool = False) -> int:
-        """End the watches that match: as at their time limit, or ``broken`` as by a reset. How many there were."""
+    def end_watches(
+        self, resource: Resource | None = None, *, client: str = "", broken: bool = False, expired: bool = False
+    ) -> int:
+        """End the watches that match: as at their time limit, ``broken`` as by a reset, or ``expired`` with the ERROR
+        event of a server whose cache was made anew. How many there were."""
         ended = [
             feed
             for feed in tuple(self._feeds)
             if resource in (None, feed.call.resource) and feed.call.client.startswith(client)
         ]
         for feed in ended:
-            feed.end(broken=broken)
+            feed.end(broken=broken, expired=expired)
         return len(ended)
+
+    def hold(self, client: str) -> None:
+        """Requests of this client stay on their way, as in a queue of some proxy, until `let_go`."""
+        self._held.setdefault(client, [])
+
+    def let_go(self, client: str) -> None:
+        """What was held of the client arrives now."""
+        for arrive in self._held.pop(client, ()):
+            arrive()
+
+    def send(self, call: Call, apply: Callable[[Fault], T], answer: "asyncio.Future[T]") -> None:
+        """Take a request on its way, which it goes whatever becomes of the process that sent it."""
+        loop, fault = asyncio.get_running_loop(), self.fault_for(call)
+
+        def arrive() -> None:
+            if call.client in self._held:
+                self._held[call.client].append(arrive)
+                return
+            if fault.lose == "request":
+                lost = NoAnswerError(f"{call.verb} {call.resource.plural}: the request was lost")
+                loop.call_later(fault.hang_seconds, _fail, answer, lost, context=_OUTSIDE)
+                return
+            self.calls[call.client, call.verb, call.resource.plural, call.subresource] += 1
+            seconds = self.latency / 2 + fault.answer_delay_seconds
+            if fault.lose == "answer" and call.verb != "watch":
+                seconds += fault.hang_seconds
+            try:
+                if fault.error is not None:
+                    raise fault.error
+                result = apply(fault)
+            except ApiError as error:
+                outcome: ApiError | NoAnswerError = error
+                if fault.lose == "answer":
+                    outcome = NoAnswerError(f"{call.verb} {call.resource.plural}: the answer was lost")
+                loop.call_later(seconds, _fail, answer, outcome, context=_OUTSIDE)
+                return
+            if isinstance(result, _Feed):
+                result.breaks_after_first = fault.lose == "answer"
+            elif fault.lose == "answer":
+                lost = NoAnswerError(f"{call.verb} {call.resource.plural}: the answer was lost")
+                loop.call_later(seconds, _fail, answer, lost, context=_OUTSIDE)
+                return
+            loop.call_later(seconds, _answer, answer, result, context=_OUTSIDE)
+
+        loop.call_later(self.latency / 2 + fault.delay_seconds, arrive, context=_OUTSIDE)
 
     def fault_for(self, call: Call) -> Fault:
         """The fault that strikes this call, or one that does nothing."""
@@ -250,6 +310,20 @@ class ApiServer(Client):
 
 
 _NO_FAULT = Fault(times=0)
+_OUTSIDE = contextvars.Context()
+"""What the network and the server do is no part of the process that asked: it goes on while that one is frozen."""
+
+
+def _answer(answer: "asyncio.Future[T]", result: T) -> None:
+    if not answer.done():
+        answer.set_result(result)
+    elif isinstance(result, _Feed):
+        result.close()
+
+
+def _fail(answer: "asyncio.Future[Any]", error: Exception) -> None:
+    if not answer.done():
+        answer.set_exception(error)
 
 
 class _Feed:
@@ -265,6 +339,7 @@ class _Feed:
         self._due = 0.0
         self._news = asyncio.Event()
         self._ended: bool | None = None
+        self._expired = False
         for change in server.store.history(call.resource, since):
             self.offer(change)
         server.attach(self)
@@ -276,8 +351,9 @@ class _Feed:
             self._waiting.append((self._due, type_, seen))
             self._news.set()
 
-    def end(self, *, broken: bool) -> None:
+    def end(self, *, broken: bool, expired: bool = False) -> None:
         self._ended = broken
+        self._expired = expired
         self._news.set()
         self.close()
 
@@ -306,6 +382,8 @@ class _Feed:
                     yield self._bookmark()
             else:
                 await self._until(min(due, deadline, bookmark))
+        if self._expired:
+            raise ApiError(410, "Expired", "The resourceVersion for the provided watch is too old.")
         if self._ended:
             raise NoAnswerError(f"watch {self.call.resource.plural}: the stream broke")
 

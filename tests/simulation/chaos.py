@@ -15,6 +15,7 @@ from questline_operator.shell.api import JOBS, PODS, QUEUES, WORKERS, ApiError, 
 from tests.simulation.cluster import NAMESPACE, Cluster, a_job, a_queue
 from tests.simulation.faults import Fault, internal_error, too_many_requests
 from tests.simulation.judge import Judge
+from tests.simulation.policies import immutable, lineage, report
 from tests.simulation.sdk import Attempt, Ended, canceled, exits, failed, fatal, retry, snoozed, succeeded
 
 QUEUES_OF_JOBS = ("default", "narrow", "wide")
@@ -46,7 +47,7 @@ class Chaos:
         )
         self.judge = Judge(self.cluster.server)
         self.history: list[tuple[str, str, str, int]] = []
-        self.cluster.server.store.admission.append(_report_policy)
+        self.cluster.server.store.admission.extend([lineage, report, immutable])
         self.cluster.server.store.observers.append(
             lambda change: self.history.append((change.type, change.resource.plural, change.key[1], change.version))
         )
@@ -304,16 +305,6 @@ class Chaos:
     def _at_rest(self, raw: Object) -> bool:
         """Whether it is finished, or waits for a Job that is gone."""
         return "finishedAt" in raw["status"] or self.judge.waits_for_a_missing_job(raw)
-
-
-def _report_policy(client: str, resource: Resource, old: Object | None, new: Object | None) -> None:
-    """What the ValidatingAdmissionPolicy of design 8 (c) leaves to a pod: one report, of the current attempt."""
-    if not client.startswith("pod/") or resource != JOBS or old is None or new is None:
-        return
-    status, meta = old["status"], old["metadata"]
-    current = f"pod/{meta['name']}-{meta['uid'][:8]}-{status.get('attempt')}"
-    if client != current or status["state"] not in ("Starting", "Running") or "report" in status:
-        raise ApiError(403, "Forbidden", "ValidatingAdmissionPolicy 'questline-report' denied request")
 
 
 class _Errors(logging.Handler):

@@ -4,7 +4,11 @@ An hour of a simulation takes milliseconds, and the same program makes the same 
 """
 
 import asyncio
+import contextvars
+import heapq
 import selectors
+from asyncio import events
+from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -37,8 +41,38 @@ class _JumpingSelector(selectors.SelectSelector):
         return []
 
 
+class _Handle(events.Handle):
+    """A step of some process: it waits where that process stands still."""
+
+    _context: contextvars.Context
+
+    def _run(self) -> None:
+        freezer = self._context.get(_FREEZER)
+        if freezer is not None and freezer.frozen:
+            freezer.parked.append(self)
+        else:
+            super()._run()
+
+
+class _Timer(events.TimerHandle):
+    """The same of a timer: a stopped process finds it expired when it goes on."""
+
+    _context: contextvars.Context
+    _scheduled: bool
+
+    def _run(self) -> None:
+        freezer = self._context.get(_FREEZER)
+        if freezer is not None and freezer.frozen:
+            freezer.parked.append(self)
+        else:
+            super()._run()
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose ``time()`` starts at 0 and jumps. Only for programs without sockets and threads."""
+
+    _ready: deque[events.Handle]
+    _scheduled: list[events.TimerHandle]
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()
@@ -49,6 +83,28 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
         return self._jumping.time
+
+    # asyncio's own two places in which a handle is made, with ours in its place.
+
+    def _call_soon(
+        self, callback: Callable[..., Any], args: tuple[Any, ...], context: contextvars.Context | None
+    ) -> events.Handle:
+        handle = _Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
+    ) -> events.TimerHandle:
+        """See `asyncio.loop.call_at`."""
+        timer = _Timer(when, callback, args, self, context)
+        heapq.heappush(self._scheduled, timer)
+        timer._scheduled = True
+        return timer
+
+    def resume(self, handles: list[events.Handle]) -> None:
+        """Run now what had to wait."""
+        self._ready.extend(handles)
 
 
 def run_simulated(main: Coroutine[Any, Any, R]) -> R:
@@ -72,29 +128,47 @@ def simulated(test: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, R]:
 
 
 class Freezer:
-    """Stops a simulated process as SIGSTOP would: whoever asks to pass waits until it is thawed."""
+    """A process that a test can stop as SIGSTOP does.
+
+    What `spawn` started, and all that it started in turn, makes no step while frozen: no timer ends, no answer is
+    taken, no time-out fires; what the process had sent before goes its way. Whoever was not spawned so asks to pass.
+    """
 
     def __init__(self) -> None:
         self._open = asyncio.Event()
         self._open.set()
-
-    @property
-    def frozen(self) -> bool:
+        self.frozen = False
         """Whether the process stands still."""
-        return not self._open.is_set()
+        self.parked: list[events.Handle] = []
+        """The steps that wait for its thawing, in their order."""
+
+    def spawn(self, main: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
+        """Run it as (a part of) this process."""
+        context = contextvars.Context()
+        context.run(_FREEZER.set, self)
+        return asyncio.get_running_loop().create_task(main, context=context)
 
     def freeze(self) -> None:
         """From now on nobody passes."""
+        self.frozen = True
         self._open.clear()
 
     def thaw(self) -> None:
         """Let all who wait go on."""
+        self.frozen = False
         self._open.set()
+        parked, self.parked = self.parked, []
+        loop = asyncio.get_running_loop()
+        if parked and isinstance(loop, VirtualLoop):
+            loop.resume(parked)
 
     async def passed(self) -> None:
         """Return at once, or when thawed."""
         while self.frozen:
             await self._open.wait()
+
+
+_FREEZER: contextvars.ContextVar[Freezer | None] = contextvars.ContextVar("freezer", default=None)
 
 
 class VirtualClock:
@@ -108,6 +182,10 @@ class VirtualClock:
     def __init__(self, *, skew: float = 0.0, freezer: Freezer | None = None) -> None:
         self._skew = skew
         self._freezer = freezer
+
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock forward, or back where negative; the monotonic one goes on."""
+        self._skew += seconds
 
     def now(self) -> float:
         """Wall-clock seconds since the epoch."""

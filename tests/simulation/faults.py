@@ -36,6 +36,9 @@ class Fault:
         error: the server answers this instead of applying the call.
         delay_seconds: the request is on its way for this long.
         answer_delay_seconds: the answer is.
+        stale_versions: of a list, how many versions ago it was read, as by a server whose cache is behind; a process's
+            first list of a kind is consistent all the same, as it asks for. Of a watch, from how many versions before
+            the one asked for it tells again.
     """
 
     verb: Verb | None = None
@@ -51,6 +54,7 @@ class Fault:
     error: ApiError | None = None
     delay_seconds: float = 0.0
     answer_delay_seconds: float = 0.0
+    stale_versions: int = 0
     hits: int = 0
 
     def strikes(self, call: Call, chance: random.Random) -> bool:

@@ -308,7 +308,7 @@ class _PodWorker:
         payload = json.loads(meta.get("annotations", {}).get(ANNOTATION_PAYLOAD, "null"))
         if payload is None:
             payload = {"job": {"name": meta["name"]}, "attempt": 1, "args": {}}
-        attempt = Attempt(self._server.client(f"pod/{meta['name']}"), self.pod, payload)
+        attempt = Attempt(self._server.client(f"pod/{meta['name']}/{meta['uid']}"), self.pod, payload)
         process = asyncio.ensure_future(_process(behave, attempt))
         deadline = spec.get("activeDeadlineSeconds")
         timer = None

@@ -3,6 +3,7 @@
 All of it is synchronous: a write happens at one moment, and everyone sees it from then on.
 """
 
+import bisect
 import random
 import uuid
 from collections import defaultdict
@@ -52,8 +53,25 @@ class Change:
         return meta.get("namespace", ""), meta["name"]
 
 
-Admission = Callable[[str, Resource, Object | None, Object | None], None]
-"""Called with (client, resource, old, new) before each write from outside; raises `ApiError` to refuse it."""
+@dataclass(frozen=True)
+class Review:
+    """A write that is about to be stored, as admission sees it.
+
+    Args:
+        client: who asks; "" for the control plane.
+        old: None at a creation.
+        new: None at a deletion.
+    """
+
+    client: str
+    resource: Resource
+    subresource: str
+    old: Object | None
+    new: Object | None
+
+
+Admission = Callable[[Review], None]
+"""Called before each write; raises `ApiError` to refuse it."""
 
 
 class Store:
@@ -94,10 +112,14 @@ class Store:
         kind = kind_of(resource)
         return _parse(self._entry(kind, namespace, name)[1])
 
-    def select(self, resource: Resource, labels: str = "") -> list[Object]:
-        """Copies of all objects that the label selector takes, by namespace and name."""
+    def select(self, resource: Resource, labels: str = "", *, at: int | None = None) -> list[Object]:
+        """Copies of all objects that the label selector takes, by namespace and name.
+
+        Args:
+            at: as they were at this version, which history must reach back to.
+        """
         kind, wanted = kind_of(resource), selector(labels)
-        objects = self._objects[resource]
+        objects = self._objects[resource] if at is None else self._as_of(resource, at)
         items = [
             _parse(objects[key][1])
             for key in sorted(objects)
@@ -108,6 +130,22 @@ class Store:
                 # Lists of built-in kinds name the kind once, in the list.
                 del item["apiVersion"], item["kind"]
         return items
+
+    def _as_of(self, resource: Resource, version: int) -> dict[Key, tuple[Object, bytes]]:
+        objects = dict(self._objects[resource])
+        for change in reversed(self._log[resource]):
+            if change.version <= version:
+                break
+            if change.previous is None:
+                del objects[change.key]
+            else:
+                objects[change.key] = change.previous, orjson.dumps(change.previous)
+        return objects
+
+    @property
+    def oldest(self) -> int:
+        """The version from which on history is kept."""
+        return self._compacted
 
     def history(self, resource: Resource, since: str) -> list[Change]:
         """Every change of the kind after that version.
@@ -121,7 +159,8 @@ class Store:
             raise ApiError(410, "Expired", f"too old resource version: {version} ({self._compacted})")
         if version > self.version:
             raise ApiError(504, "Timeout", f"Timeout: Too large resource version: {version}, current: {self.version}")
-        return [change for change in self._log[resource] if change.version > version]
+        log = self._log[resource]
+        return log[bisect.bisect_right(log, version, key=lambda change: change.version) :]
 
     def compact(self) -> None:
         """Forget all history: a watch from an earlier version is answered 410."""
@@ -162,7 +201,7 @@ class Store:
         if kind.status:
             new.pop("status", None)
         kind.default(new)
-        self._admit(client, resource, None, new)
+        self._admit(Review(client, resource, "", None, new))
         key = (meta.get("namespace", ""), meta["name"])
         if key in self._objects[resource]:
             raise ApiError(409, "AlreadyExists", f'{kind} "{meta["name"]}" already exists')
@@ -239,7 +278,7 @@ class Store:
                 f"Precondition failed: ResourceVersion in precondition: {resource_version}, "
                 f"ResourceVersion in object meta: {meta['resourceVersion']}",
             )
-        self._admit(client, resource, old, None)
+        self._admit(Review(client, resource, "", old, None))
         grace = self._grace(resource, old, grace_seconds)
         held = meta.get("finalizers") or old.get("spec", {}).get("finalizers")
         if not held and grace == 0:
@@ -273,7 +312,7 @@ class Store:
                 "the object has been modified; please apply your changes to the latest version and try again",
             )
         result = merged_update(kind, old, new, subresource)
-        self._admit(client, kind.resource, old, result)
+        self._admit(Review(client, kind.resource, subresource, old, result))
         result["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
         if _canonical(result) == _canonical(old):
             return _copy(old)
@@ -308,9 +347,9 @@ class Store:
         except KeyError:
             raise not_found(kind, name) from None
 
-    def _admit(self, client: str, resource: Resource, old: Object | None, new: Object | None) -> None:
+    def _admit(self, review: Review) -> None:
         for check in self.admission:
-            check(client, resource, old, new)
+            check(review)
 
     def _check_type(self, kind: Kind, body: Object) -> None:
         given = body.setdefault("apiVersion", kind.resource.api_version), body.setdefault("kind", kind.name)

@@ -5,6 +5,7 @@ What it shares with a real API server is in tests/cluster/test_api_conformance.p
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -21,9 +22,10 @@ from questline_operator.shell.api import (
     Resource,
     WatchEvent,
 )
-from tests.simulation.apiserver import BOOKMARK_SECONDS, WATCH_SECONDS, ApiServer
+from tests.simulation.apiserver import BOOKMARK_SECONDS, WATCH_SECONDS, ApiServer, Client, Cut
 from tests.simulation.clock import DeadlockError, Freezer, VirtualClock, run_simulated, simulated
-from tests.simulation.faults import Fault, internal_error, too_many_requests
+from tests.simulation.faults import Call, Fault, internal_error, too_many_requests
+from tests.simulation.store import Review
 
 NS = "default"
 
@@ -45,7 +47,7 @@ async def a_pod(server: ApiServer, name: str = "pod", *, node: str = "", **meta:
     return await server.create(PODS, NS, {"metadata": {"name": name, **meta}, "spec": spec})
 
 
-async def names(server: ApiServer, resource: Resource) -> list[str]:
+async def names(server: Client, resource: Resource) -> list[str]:
     return [item["metadata"]["name"] for item in (await server.list(resource)).items]
 
 
@@ -148,8 +150,8 @@ async def test_admission_is_asked_before_each_write_and_can_refuse_it() -> None:
     server = a_server()
     asked: list[tuple[str, str, bool, bool]] = []
 
-    def check(client: str, resource: Resource, old: Object | None, new: Object | None) -> None:
-        asked.append((client, resource.plural, old is not None, new is not None))
+    def check(review: Review) -> None:
+        asked.append((review.client, review.resource.plural, review.old is not None, review.new is not None))
         if len(asked) == 3:
             raise ApiError(403, "Forbidden", "the epoch is over")
 
@@ -257,6 +259,73 @@ async def test_a_frozen_client_sends_nothing_and_takes_no_answer_until_thawed() 
     freezer.thaw()
     await asyncio.gather(under_way, later)
     assert await names(server, JOBS) == ["later", "under-way"]
+
+
+@simulated
+async def test_a_frozen_process_makes_no_step_while_what_it_sent_goes_its_way() -> None:
+    server = a_server(latency=0.2)
+    freezer = Freezer()
+    client = server.client("operator-1")
+    steps: list[float] = []
+
+    async def process() -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await a_job(client, "sent")
+        steps.append(asyncio.get_running_loop().time())
+
+    task = freezer.spawn(process())
+    await asyncio.sleep(0.05)
+    freezer.freeze()
+    await asyncio.sleep(10)
+    assert await names(server, JOBS) == ["sent"]
+    assert steps == []
+    freezer.thaw()
+    await task
+    assert steps[0] >= 10
+
+
+@simulated
+async def test_a_process_that_dies_after_a_write_never_sees_its_answer() -> None:
+    server = a_server(latency=0.2)
+    client = server.client("operator-1")
+
+    def die(call: Call) -> Cut:
+        client.sever()
+        return "after" if call.name == "sent" else "before"
+
+    client.on_write = die
+    for name in ("sent", "too-late"):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(10):
+                await a_job(client, name)
+    assert await names(server, JOBS) == ["sent"]
+
+
+@simulated
+async def test_requests_that_are_held_arrive_when_they_are_let_go() -> None:
+    server = a_server()
+    client = server.client("operator-1")
+    server.hold("operator-1")
+    held = asyncio.create_task(a_job(client, "held"))
+    await a_job(server, "other")
+    await asyncio.sleep(5)
+    assert await names(server, JOBS) == ["other"]
+    server.let_go("operator-1")
+    await held
+    assert await names(server, JOBS) == ["held", "other"]
+
+
+@simulated
+async def test_a_stale_list_shows_what_was_and_never_comes_first() -> None:
+    server = a_server()
+    client = server.client("operator-1")
+    await a_job(server, "old")
+    server.faults.append(Fault(verb="list", times=None, stale_versions=1))
+    await a_job(server, "new")
+    assert await names(client, JOBS) == ["new", "old"]
+    assert await names(client, JOBS) == ["old"]
+    assert int((await client.list(JOBS)).resource_version) == server.store.version - 1
 
 
 @simulated

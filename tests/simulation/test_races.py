@@ -3,12 +3,13 @@
 import asyncio
 
 from questline_operator.core.states import State
-from questline_operator.shell.api import JOBS, PODS, QUEUES, WORKERS, ApiError, Object
+from questline_operator.shell.api import JOBS, PODS, QUEUES, WORKERS, ApiError
 from tests.simulation.clock import simulated
 from tests.simulation.cluster import NAMESPACE, Cluster, a_job, a_queue, a_worker
 from tests.simulation.faults import Fault, internal_error
 from tests.simulation.judge import Judge
 from tests.simulation.sdk import Attempt, Ended, succeeded
+from tests.simulation.store import Review
 
 
 async def _started(cluster: Cluster) -> None:
@@ -164,7 +165,8 @@ async def test_the_check_of_a_worker_that_got_no_answer_is_soon_repeated() -> No
 
 @simulated
 async def test_a_refused_worker_is_told_in_the_same_words_at_each_check() -> None:
-    def refuse(client: str, resource: object, old: Object | None, new: Object | None) -> None:
+    def refuse(review: Review) -> None:
+        resource, new = review.resource, review.new
         if resource == PODS and new is not None and new["metadata"]["name"].startswith("odd"):
             raise ApiError(403, "Forbidden", f'pods "{new["metadata"]["name"]}" is forbidden: violates PodSecurity')
 
