@@ -22,7 +22,7 @@ from questline_operator.shell.epoch import raise_epoch
 from questline_operator.shell.http_api import HttpApi
 from questline_operator.shell.leader import Leader
 from questline_operator.shell.lease import Elector, LeadershipLostError
-from questline_operator.shell.metrics import WorldCollector, count_writes
+from questline_operator.shell.metrics import WorldCollector, count_writes, describe_process
 from questline_operator.shell.probes import Probes
 
 logger = logging.getLogger("questline_operator")
@@ -94,6 +94,7 @@ async def operate(connection: kopf.ConnectionInfo, *, namespace: str, probes_por
     name, told = identity(), asyncio.Event()
     leader: Leader | None = None
     writes = count_writes(metrics)
+    describe_process(metrics)
     _on_signals(told)
     async with HttpApi.connect(connection) as api:
         elector = Elector(api, clock, namespace, LEASE, name)

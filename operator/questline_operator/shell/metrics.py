@@ -1,9 +1,10 @@
 """What /metrics tells: counted as it happens, or read from the world when it is scraped."""
 
+import asyncio
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Metric
+from prometheus_client import CollectorRegistry, Counter, GCCollector, Metric, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
@@ -16,6 +17,24 @@ def count_writes(registry: CollectorRegistry) -> Counter:
     return Counter(
         "questline_writes", "Requests that write, by verb and resource.", ["verb", "resource"], registry=registry
     )
+
+
+def describe_process(registry: CollectorRegistry) -> None:
+    """The process's own memory, CPU, open files and tasks: what grows where something leaks."""
+    ProcessCollector(registry=registry)
+    GCCollector(registry)
+    registry.register(_TaskCollector())
+
+
+class _TaskCollector(Collector):
+    """Counts when it is scraped, which the probes' server does in the loop whose tasks these are."""
+
+    def collect(self) -> Iterable[Metric]:
+        try:
+            tasks = len(asyncio.all_tasks())
+        except RuntimeError:
+            return  # a registry also asks a new collector for its names, where no loop need run
+        yield GaugeMetricFamily("questline_tasks", "Tasks of the event loop that have not ended.", value=tasks)
 
 
 class WorldCollector(Collector):
@@ -41,6 +60,7 @@ class WorldCollector(Collector):
         concurrency = GaugeMetricFamily(
             "questline_concurrency", "Slots that a queue has.", labels=["namespace", "queue"]
         )
+        known = GaugeMetricFamily("questline_store_objects", "Objects that the leader knows of.", labels=["kind"])
         world, epoch = self._world(), self._epoch()
         leads.add_metric([], 1 if epoch else 0)
         number.add_metric([], epoch)
@@ -48,7 +68,10 @@ class WorldCollector(Collector):
             tally = Tally((job.namespace, job.queue, job.state) for job in world.jobs.values())
             for (namespace, queue, state), count in tally.items():
                 jobs.add_metric([namespace, queue, State(state).value], count)
+            records = (("questjobs", world.jobs), ("pods", world.pods), ("questqueues", world.queues))
+            for kind, objects in (*records, ("questworkers", world.workers)):
+                known.add_metric([kind], len(objects))
             for key, record in world.queues.items():
                 slots.add_metric(list(key), world.slots_held(key))
                 concurrency.add_metric(list(key), record.concurrency)
-        return [leads, number, jobs, slots, concurrency]
+        return [leads, number, jobs, slots, concurrency, known]

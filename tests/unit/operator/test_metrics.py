@@ -1,10 +1,12 @@
 """What /metrics tells."""
 
+import asyncio
+
 from prometheus_client import CollectorRegistry
 
 from questline_operator.core.world import World
-from questline_operator.shell.metrics import WorldCollector, count_writes
-from tests.unit.core.builders import a_job, a_pod, a_queue, a_world
+from questline_operator.shell.metrics import WorldCollector, count_writes, describe_process
+from tests.unit.core.builders import a_job, a_pod, a_queue, a_worker, a_world
 
 
 def _registry(world: World | None, *, epoch: int = 0) -> CollectorRegistry:
@@ -48,6 +50,29 @@ def test_a_process_that_does_not_lead_shows_no_jobs() -> None:
     assert registry.get_sample_value("questline_epoch") == 0
     shown = [metric.name for metric in registry.collect() if metric.samples]
     assert shown == ["questline_leader", "questline_epoch"]
+
+
+def test_all_that_the_leader_keeps_is_counted_by_kind() -> None:
+    job = a_job("a")
+    registry = _registry(a_world(a_queue("default"), a_worker(), job, a_pod(job, attempt=1), a_job("b")))
+    kinds = {"questjobs": 2, "pods": 1, "questqueues": 1, "questworkers": 1}
+    found = {kind: registry.get_sample_value("questline_store_objects", {"kind": kind}) for kind in kinds}
+    assert found == kinds
+
+
+async def test_the_process_tells_its_memory_its_open_files_and_its_tasks() -> None:
+    registry = CollectorRegistry()
+    describe_process(registry)
+    memory, files = (registry.get_sample_value(f"process_{name}") for name in ("resident_memory_bytes", "open_fds"))
+    assert memory is not None
+    assert files is not None
+    assert memory > 1e6
+    assert files > 2
+    before = registry.get_sample_value("questline_tasks")
+    assert before is not None
+    sleeper = asyncio.create_task(asyncio.sleep(60))
+    assert registry.get_sample_value("questline_tasks") == before + 1
+    sleeper.cancel()
 
 
 def test_writes_are_counted_by_verb_and_resource() -> None:
