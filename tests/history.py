@@ -5,6 +5,7 @@ same moment in either order.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class History:
 
     Attributes:
         events: every change, in the order in which it was seen.
+        deleted: how many Jobs and pods are gone, by kind.
         gaps: how often a watch could not go on where it was (the API server's history begins at its start), so that
             what lies between was read from a list: the last version of each object, the others unseen.
     """
@@ -45,6 +47,7 @@ class History:
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.events: list[Event] = []
+        self.deleted: Counter[Resource] = Counter()
         self.gaps = 0
 
     async def __aenter__(self) -> Self:
@@ -146,6 +149,7 @@ class History:
         if meta.get("namespace") != self._namespace or (resource == PODS and LABEL_JOB not in meta.get("labels", {})):
             return
         if type_ == "DELETED":
+            self.deleted[resource] += 1
             (self._jobs if resource == JOBS else self._pods).pop(meta["name"], None)
         elif resource == JOBS:
             self._jobs[meta["name"]] = Job.parse(raw)
