@@ -4,7 +4,6 @@ Each round has a namespace of its own, so that Queues, Workers and namespaces co
 found by tests/simulation/test_leaks.py, which names it; here the whole process is seen: its memory, sockets and tasks.
 """
 
-import asyncio
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,8 @@ import pytest
 
 from questline_operator.shell.api import JOBS
 from questline_operator.shell.http_api import HttpApi
-from tests.cluster.faults.operators import OperatorProcess, one_operator
+from tests.cluster.faults.operators import one_operator
+from tests.cluster.faults.quiet import quiet
 from tests.kube import Kube
 from tests.live import FAKE_WORKER, a_job, a_queue, live_namespace
 from tests.verdict import Verdict
@@ -25,10 +25,6 @@ MEGABYTE = 1e6
 MEMORY_BYTES = 12 * MEGABYTE
 """How much more a round may leave than the first did: 20,000 names of deleted objects, and what the allocator keeps."""
 RETENTION = {"ttlSecondsAfterFinished": 1, "podTTLSeconds": 0, "failedPodTTLSeconds": 0}
-QUIET_SECONDS = 60.0
-IDLE_CONNECTIONS = 8
-"""An idle one is closed after 15 s, and what an idle operator sends (its Lease, every 2 s) takes them in turn."""
-
 FULL = [pytest.mark.long, pytest.mark.timeout(3600)]
 
 
@@ -64,30 +60,6 @@ async def one_round(api: HttpApi) -> Verdict:
         gone = live.history.deleted
         await live.history.until(lambda: gone[JOBS] == len(jobs) and not live.history.pods(), seconds=300)
         return Verdict.of(live.history, concurrency={"media": 100})
-
-
-async def quiet(operator: OperatorProcess, *, like: dict[str, float] | None = None) -> dict[str, float]:
-    """What the operator keeps, once it writes no more and, where told, keeps no more than ``like``."""
-    before: dict[str, float] = {}
-    try:
-        async with asyncio.timeout(QUIET_SECONDS):
-            while True:
-                metrics = await operator.metrics()
-                writes = sum(number for name, number in metrics.items() if name.startswith("questline_writes_total"))
-                kept = {name: number for name, number in metrics.items() if name.startswith("questline_store_objects")}
-                kept |= {name: metrics[name] for name in ("questline_tasks", "process_open_fds")}
-                room = {"process_open_fds": IDLE_CONNECTIONS}
-                more = {
-                    name: number
-                    for name, number in kept.items()
-                    if like is not None and number > like.get(name, 0) + room.get(name, 0)
-                }
-                if before.get("writes") == writes and not more:
-                    return kept
-                before = {"writes": writes}
-                await asyncio.sleep(1)  # the process tells its numbers when asked, and no event says when to ask
-    except TimeoutError:
-        raise AssertionError(f"after {QUIET_SECONDS:g} s there is still more than at the start: {more}") from None
 
 
 def added(first: Verdict, second: Verdict) -> Verdict:
