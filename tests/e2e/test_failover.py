@@ -1,5 +1,6 @@
-"""Two operators, of which one leads: what happens when it is told to go, is killed, crashes again and again, or is stopped
-and goes on. Under load, with the Lease's default settings, and judged by an independent watcher.
+"""Two operators, of which one leads: it is told to go, is killed, crashes again and again, or is stopped and goes on.
+
+Under load, with the Lease's default settings, and judged by an independent watcher.
 
 Each test prints how long no Job was claimed, and leaves it in .cluster/records for docs/reliability.md.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from questline_operator.core.states import State
-from tests.e2e.flow import CONCURRENCY, QUEUE, Flow
+from tests.e2e.flow import CONCURRENCY, Flow
 from tests.e2e.operator_process import LEASE, NAMESPACE, LeadingOperator, ended, leading_operator
 from tests.kube import Kube
 from tests.live import Live
@@ -43,11 +44,10 @@ class Rounds:
 
     async def leader(self) -> LeadingOperator:
         """Who leads, at a random moment at which Jobs are claimed and another one stands by."""
-        leader = await leading_operator(self.live.api)
         self.kube.kubectl("rollout", "status", f"deployment/{LEASE}", "-n", NAMESPACE, "--timeout=120s")
         await self.flow.claims()
         await asyncio.sleep(self.chance.uniform(0.0, 2.0))  # what is random is the moment: nothing is waited for
-        return leader
+        return await leading_operator(self.live.api)
 
     async def claimed_after(self, fault: str, leader: LeadingOperator, began: float, *, limit: float) -> float:
         """Note the fault, and the time until a later leader claims; that time, in seconds.
@@ -58,6 +58,7 @@ class Rounds:
         self.faults[fault] = self.faults.get(fault, 0) + 1
         await self.flow.claims(epoch=leader.epoch + 1)
         taken = time.monotonic() - began
+        print(fault, leader, time.strftime("%H:%M:%S"), taken)
         self.seconds.setdefault(fault, []).append(round(taken, 2))
         assert taken <= limit, f"{fault}: the next claim came after {taken:.1f} s"
         return taken
@@ -78,7 +79,7 @@ async def rounds(live: Live, kube: Kube, request: pytest.FixtureRequest) -> Asyn
     async with Flow(live) as flow:
         played = Rounds(live, flow, kube, random.Random(seed))
         yield played
-    verdict = Verdict.of(live.history, concurrency={QUEUE: CONCURRENCY}, faults=played.faults)
+    verdict = Verdict.of(live.history, concurrency=CONCURRENCY, faults=played.faults)
     name: str = request.node.name
     with request.getfixturevalue("capsys").disabled():
         print(f"\n{name}: {verdict}\n{played}")
