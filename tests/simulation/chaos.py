@@ -150,10 +150,12 @@ class Life:
                 for deed in self.plan.deeds:
                     await asyncio.sleep(deed.pause)
                     await self._do(deed)
+                await asyncio.sleep(self.plan.rest)
                 await self._mend()
                 with suppress(AssertionError):  # the judge says what of it is wrong
                     await self.cluster.until(self._settled, seconds=SETTLING_SECONDS)
-                await asyncio.sleep(80)  # a record that its window kept may go until then
+                # A record that its window kept may go until then.
+                await asyncio.sleep(80 + self.judge.clock_error)
                 before = self.cluster.writes(JOBS, QUEUES, WORKERS, PODS)
                 await asyncio.sleep(20)
                 if idle := self.cluster.writes(JOBS, QUEUES, WORKERS, PODS) - before:

@@ -33,6 +33,7 @@ class ClaimJudge:
         self._concurrency: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
         self._suspended_at: dict[str, float] = {}
         self._rivals: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        self._decided_at: dict[str, str] = {}
         self._overtaken: dict[str, tuple[float, str]] = {}
         """Jobs that were ready before one of lower priority was claimed: until when, and by whom."""
 
@@ -94,11 +95,18 @@ class ClaimJudge:
                 state = target["status"]["state"]
                 self._judge.broken(6, f"{raw['metadata']['name']} was claimed, but {name}, before it, is {state}")
 
-    def _met(self, target: Object, policy: str) -> bool:
+    def _met(self, target: Object, policy: str, *, alive: bool = False) -> bool:
+        """Whether its end is what that policy asks for; that of its original, where it is a duplicate.
+
+        Args:
+            alive: whether only an original counts that still exists.
+        """
         seen: set[str] = set()
         while target["status"]["state"] == "Skipped" and target["status"].get("duplicateOf"):
             original = self._judge.by_name.get(target["status"]["duplicateOf"])
             if original is None or original["metadata"]["name"] in seen:
+                break
+            if alive and original["metadata"]["uid"] not in self._judge.alive:
                 break
             target = original
             seen.add(target["metadata"]["name"])
@@ -139,10 +147,13 @@ class ClaimJudge:
             if other in self._judge.deleted_by_hand:
                 continue
             why = self._why_duplicate(raw, self._judge.jobs[other])
-            if why:
+            # Claims that were decided one after the other may be applied the other way round.
+            decided_before = raw["status"]["startedAt"] <= self._decided_at[other]
+            if why and not (decided_before and not self._why_duplicate(self._judge.jobs[other], raw)):
                 names = raw["metadata"]["name"], self._judge.jobs[other]["metadata"]["name"]
                 self._judge.broken("one of a unique key", f"{names[0]} was claimed, but {names[1]} {why}")
         self._rivals[key].append(uid)
+        self._decided_at[uid] = raw["status"]["startedAt"]
 
     def _why_duplicate(self, raw: Object, winner: Object, *, surely: bool = True) -> str:
         """Why it is a duplicate of that admitted one, or "". ``surely``: not where one second holds both moments."""
@@ -186,7 +197,8 @@ class ClaimJudge:
         elif reason == "UpstreamFailed":
             targets = [judge.by_name.get(item["job"]) for item in spec["after"]]
             true = any(
-                target is not None and not self._met(target, "Succeeded") and self._failed(target) for target in targets
+                target is not None and not self._met(target, "Succeeded", alive=True) and self._failed(target)
+                for target in targets
             )
         elif reason in ("ParentFailed", "LateChild", "ParentGone"):
             record = judge.jobs.get(parent["uid"])
@@ -206,7 +218,8 @@ class ClaimJudge:
         seen: set[str] = set()
         while target["status"].get("duplicateOf") and target["metadata"]["name"] not in seen:
             seen.add(target["metadata"]["name"])
-            target = self._judge.by_name.get(target["status"]["duplicateOf"], target)
+            original = self._judge.by_name.get(target["status"]["duplicateOf"], target)
+            target = original if original["metadata"]["uid"] in self._judge.alive else target
         return target["status"]["state"] in TERMINAL
 
     def _is_true_duplicate(self, raw: Object) -> bool:

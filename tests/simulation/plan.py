@@ -251,6 +251,7 @@ class Plan(_Value):
         fence_lag: seconds from the write of an epoch to the moment from which the fence goes by it.
         concurrency: of the queues narrow and wide.
         notice: seconds from a container's end to its status, and from that to the pod's phase.
+        rest: seconds from the last deed to the moment from which everything is mended.
     """
 
     seed: int = 0
@@ -258,6 +259,7 @@ class Plan(_Value):
     fence_lag: float = 0.0
     concurrency: tuple[int, int] = (1, 1)
     notice: tuple[float, float] = (0.05, 0.05)
+    rest: float = 0.0
     scripts: Sequence[Script] = (Script(),)
     deeds: Sequence[Deed] = ()
 
@@ -426,6 +428,7 @@ def plans(draw: st.DrawFn) -> Plan:
         fence_lag=draw(st.sampled_from((0.0, 0.003, 0.004, 0.005))),
         concurrency=draw(st.tuples(st.integers(1, 2), st.integers(2, 5))),
         notice=draw(st.tuples(*[st.sampled_from((0.05, 0.3, 1.0, 2.0))] * 2)),
+        rest=draw(st.sampled_from((0.0, 5.0, 20.0, 40.0))),
         scripts=drawn(_scripts, 2, 6) or (Script(),),
         deeds=deeds,
     )
