@@ -32,7 +32,7 @@ $(READY): requirements-dev.lock pyproject.toml
 
 .PHONY: lock
 lock: $(READY) ## lock the dependencies anew
-	.venv/bin/uv pip compile -q --universal --generate-hashes --group dev --extra operator --extra client pyproject.toml -o requirements-dev.lock
+	.venv/bin/uv pip compile -q --universal --generate-hashes --group dev --extra operator --extra client --extra cli pyproject.toml -o requirements-dev.lock
 	.venv/bin/uv pip compile -q --universal --generate-hashes --extra operator -c requirements-dev.lock pyproject.toml -o requirements-operator.lock
 
 ##@ Checks
