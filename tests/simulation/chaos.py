@@ -63,6 +63,8 @@ from tests.simulation.store import Change
 MENDING_SECONDS = 45.0
 """So long after the last fault an operator leads, and whatever was late or hung is over."""
 SETTLING_SECONDS = 4_000.0
+MOST_STEPS = 6_000
+"""No plan needs so many: what makes more of them does not come to rest."""
 DEPTH = 2
 """Attempts of Jobs so deep enqueue no more."""
 LAST_SCRIPTED_ATTEMPT = 12
@@ -120,6 +122,7 @@ class Life:
         self.faults: Counter[str] = Counter()
         self.actions = 0
         self._errors: list[str] = []
+        self._living: asyncio.Task[list[str]] | None = None
         self._scripts_of: dict[str, Sequence[int]] = {}
         self._asked: list[str] = []
         self._held: set[str] = set()
@@ -141,6 +144,13 @@ class Life:
 
     async def run(self) -> list[str]:
         """Live it to the end; what was broken."""
+        living = self._living = asyncio.create_task(self._run())
+        try:
+            return await living
+        except asyncio.CancelledError:
+            return self.judge.violations + self._errors
+
+    async def _run(self) -> list[str]:
         catcher = _Errors(self._errors)
         logging.getLogger("questline_operator").addHandler(catcher)
         try:
@@ -174,6 +184,10 @@ class Life:
         return len(self.history)
 
     def _see(self, change: Change) -> None:
+        if len(self.history) == MOST_STEPS and self._living is not None:
+            self._errors.append(f"{MOST_STEPS} steps, and it does not come to rest; the last: {self.history[-8:]}")
+            self._living.cancel()
+            self._living = None
         if change.resource != LEASES:
             self.history.append((change.type, change.resource.plural, change.key[1], change.version))
 
