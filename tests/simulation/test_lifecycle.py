@@ -343,3 +343,16 @@ async def test_a_command_that_exits_cleanly_on_sigterm_is_cancelled_all_the_same
         await cluster.edit("polite", cancel=True)
         await cluster.until_settled()
         assert cluster.states()["polite"] == "Canceled Requested"
+
+
+@simulated
+@pytest.mark.parametrize("words", ["exceeded quota: pods", "status unknown for quota: pods"])
+async def test_a_quota_makes_no_worker_unready(words: str) -> None:
+    async with Cluster() as cluster:
+        await asyncio.sleep(5)  # the default Worker's check
+        cluster.server.faults.append(
+            Fault(client="operator-", verb="create", resource=PODS, error=ApiError(403, "Forbidden", words), times=1)
+        )
+        await cluster.apply(a_worker("odd"), a_job("a", worker="odd"))
+        await cluster.until_settled(seconds=20)
+        assert cluster.state("a") == "Succeeded"
