@@ -351,7 +351,7 @@ async def test_a_quota_makes_no_worker_unready(words: str) -> None:
     async with Cluster() as cluster:
         await asyncio.sleep(5)  # the default Worker's check
         cluster.server.faults.append(
-            Fault(client="operator-", verb="create", resource=PODS, error=ApiError(403, "Forbidden", words), times=1)
+            Fault(verb="create", resource=PODS, error=ApiError(403, "Forbidden", words), times=1)
         )
         await cluster.apply(a_worker("odd"), a_job("a", worker="odd"))
         await cluster.until_settled(seconds=20)
