@@ -88,6 +88,7 @@ CHANGES: dict[str, Any] = {
     "maxAttempts": 99,
     "backoff": {"type": "Fixed", "baseSeconds": 5, "maxSeconds": 5, "jitter": 0.1},
     "timeoutSeconds": 601,
+    "key": "other",
     "unique": {"key": "other"},
     "after": [{"job": "first"}],
     "afterPolicy": "Succeeded",

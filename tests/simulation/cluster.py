@@ -56,11 +56,19 @@ class Cluster:
     Args:
         behaviours: what attempts do, by the Job's name or its task's function.
         seconds: how long any other attempt works.
+        max_running_pods: the operator's own limit.
     """
 
     def __init__(
-        self, behaviours: Mapping[str, Behaviour] | None = None, *, seconds: float = 1.0, seed: int = 0, **kubelet: Any
+        self,
+        behaviours: Mapping[str, Behaviour] | None = None,
+        *,
+        seconds: float = 1.0,
+        seed: int = 0,
+        max_running_pods: int | None = None,
+        **kubelet: Any,
     ) -> None:
+        self.max_running_pods = max_running_pods
         self.clock = VirtualClock()
         self.server = ApiServer(self.clock, latency=0.004, seed=seed)
         self.watcher = Watcher(self.server)
@@ -91,6 +99,7 @@ class Cluster:
             epoch=self.epoch,
             check_leading=lambda: None,
             writes=count_writes(CollectorRegistry()),
+            max_running_pods=self.max_running_pods,
         )
         self._operator = asyncio.create_task(self.leader.run())
 

@@ -38,8 +38,10 @@ class World:
         self._unfinished_of_queue: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
         self._active_of_queue: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
         self._finished_of_queue: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
+        self._active_of_key: defaultdict[tuple[Key, str], dict[Key, None]] = defaultdict(dict)
         self._pods_of_job: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
         self._live_pods_of_queue: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
+        self._live_pods_of_key: defaultdict[tuple[Key, str], dict[Key, None]] = defaultdict(dict)
         self._unclaimed: defaultdict[UniqueKey, list[tuple[tuple[float, int, str], Key]]] = defaultdict(list)
         self._admitted: defaultdict[UniqueKey, dict[Key, None]] = defaultdict(dict)
         self._unique_key: dict[str, UniqueKey] = {}
@@ -151,7 +153,10 @@ class World:
         self.pods[pod.key] = pod
         self._pods_of_job[pod.namespace, pod.job][pod.key] = None
         if pod.live:
-            self._live_pods_of_queue[pod.namespace, pod.queue][pod.key] = None
+            queue = (pod.namespace, pod.queue)
+            self._live_pods_of_queue[queue][pod.key] = None
+            if pod.concurrency_key:
+                self._live_pods_of_key[queue, pod.concurrency_key][pod.key] = None
         return old
 
     def remove_pod(self, key: Key) -> Pod | None:
@@ -160,6 +165,7 @@ class World:
         if pod is not None:
             _discard(self._pods_of_job, (pod.namespace, pod.job), key)
             _discard(self._live_pods_of_queue, (pod.namespace, pod.queue), key)
+            _discard(self._live_pods_of_key, ((pod.namespace, pod.queue), pod.concurrency_key), key)
         return pod
 
     def pods_of_job(self, key: Key) -> list[Pod]:
@@ -182,9 +188,23 @@ class World:
 
         Counted from claims and from live pods, so that neither a lost claim nor an orphaned pod frees one early.
         """
-        held = {job.key: job.attempt for job in self.active_of_queue(queue) if self._holds(job)}
+        return self._slots(self.active_of_queue(queue), self.live_pods_of_queue(queue))
+
+    def slots_of_key(self, queue: Key, concurrency_key: str) -> int:
+        """The slots of that queue that are held by attempts of one key, counted the same way."""
+        jobs = [self.jobs[key] for key in self._active_of_key.get((queue, concurrency_key), ())]
+        return self._slots(jobs, [self.pods[key] for key in self._live_pods_of_key.get((queue, concurrency_key), ())])
+
+    def running_pods(self) -> int:
+        """The pods of all queues whose container may run, reported or not, and the claims whose pod was not seen."""
+        live = sum(len(pods) for pods in self._live_pods_of_queue.values())
+        claims = (self.jobs[key] for jobs in self._active_of_queue.values() for key in jobs)
+        return live + sum(self.attempt_pod(job) is None for job in claims)
+
+    def _slots(self, active: Iterable[Job], live: Iterable[Pod]) -> int:
+        held = {job.key: job.attempt for job in active if self._holds(job)}
         extra = 0
-        for pod in self.live_pods_of_queue(queue):
+        for pod in live:
             job = self.jobs.get((pod.namespace, pod.job))
             if (
                 job is None
@@ -212,6 +232,8 @@ class World:
         (self._finished_of_queue if job.terminal else self._unfinished_of_queue)[job.queue_key][job.key] = None
         if job.active:
             self._active_of_queue[job.queue_key][job.key] = None
+            if job.concurrency_key:
+                self._active_of_key[job.queue_key, job.concurrency_key][job.key] = None
         unique = self.unique_key(job)
         if unique is not None:
             if job.admitted:
@@ -229,6 +251,7 @@ class World:
         _discard(self._finished_of_queue, job.queue_key, job.key)
         _discard(self._unfinished_of_queue, job.queue_key, job.key)
         _discard(self._active_of_queue, job.queue_key, job.key)
+        _discard(self._active_of_key, (job.queue_key, job.concurrency_key), job.key)
         unique = self.unique_key(job)
         if unique is not None:
             _discard(self._admitted, unique, job.key)

@@ -27,16 +27,24 @@ class Leader:
         epoch: raised before the first list is read, so that no older leader writes after it.
         check_leading: raises LeadershipLostError where this process may no longer write.
         writes: counts every write that is sent, by verb and resource.
+        max_running_pods: the limit on the pods of all queues together; None for any number.
 
     Attributes:
         acting: set once every list was read.
     """
 
     def __init__(
-        self, api: Api, clock: Clock, *, epoch: int, check_leading: Callable[[], None], writes: Counter
+        self,
+        api: Api,
+        clock: Clock,
+        *,
+        epoch: int,
+        check_leading: Callable[[], None],
+        writes: Counter,
+        max_running_pods: int | None = None,
     ) -> None:
         self.world = World()
-        self.controller = Controller(clock, self.world, epoch=epoch)
+        self.controller = Controller(clock, self.world, epoch=epoch, max_running_pods=max_running_pods)
         self.acting = asyncio.Event()
         self._clock = clock
         writer = Writer(api, clock, check_leading, writes)

@@ -12,6 +12,7 @@ from tests.unit.core.builders import T0, a_job, a_pod, a_world, put, uid_of
 
 NAMES = ("a", "b", "c", "d")
 QUEUES = ("default", "media")
+CONCURRENCY_KEYS = ("", "x", "y")
 STATES = ("Waiting", "Starting", "Running", "Succeeded", "Failed", "Canceled", "Skipped")
 KEYS: list[UniqueKey] = [
     ("default", what, f"key:{key}") for what in ("task:tasks:work", "command:true") for key in ("k", "l")
@@ -34,6 +35,8 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
         spec["parent"] = {"name": parent, "uid": uid, "attempt": 1, "podUID": "p", "index": index}
     if draw(st.booleans()):
         spec["unique"] = {"key": draw(st.sampled_from("kl"))}
+    if key := draw(st.sampled_from(CONCURRENCY_KEYS)):
+        spec["key"] = key
     spec["after"] = [{"job": other} for other in sorted(draw(st.sets(st.sampled_from(NAMES), max_size=2)))]
     return spec
 
@@ -62,8 +65,9 @@ def pods(draw: st.DrawFn) -> Pod:
     job = a_job(name, uid=uid_of(name) + draw(st.sampled_from(VARIANTS)), attempt=1)
     ends: list[dict[str, Any]] = [{}, {"running": 1}, {"exit_code": 0}, {"running": 1, "gone": True}]
     end = draw(st.sampled_from(ends))
-    queue = draw(st.sampled_from(QUEUES))
-    return a_pod(job, attempt=draw(st.integers(0, 2)), queue=queue, owner=draw(st.sampled_from([job.uid, ""])), **end)
+    queue, key = draw(st.sampled_from(QUEUES)), draw(st.sampled_from(CONCURRENCY_KEYS))
+    owner = draw(st.sampled_from([job.uid, ""]))
+    return a_pod(job, attempt=draw(st.integers(0, 2)), queue=queue, owner=owner, concurrency_key=key, **end)
 
 
 Change = Callable[[World], object]
@@ -109,6 +113,8 @@ def view(world: World) -> dict[str, Any]:
         "pods": {name: names(world.pods_of_job(("default", name))) for name in NAMES},
         "live pods": {queue: names(world.live_pods_of_queue(queue)) for queue in queues},
         "slots": {queue: world.slots_held(queue) for queue in queues},
+        "slots of keys": {(queue, key): world.slots_of_key(queue, key) for queue in queues for key in "xy"},
+        "running pods": world.running_pods(),
     }
 
 
