@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         one.add_argument("--probes-port", type=int, default=PROBES_PORT, help="of /livez, /readyz and /metrics")
         one.add_argument(
             "--max-running-pods",
-            type=_whole_number,
+            type=_limit,
             default=0,
             metavar="N",
             help="how many pods of attempts run at once in all queues together; 0, the default, for any number",
@@ -81,11 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
 
 
-def _whole_number(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError(text)
-    return number
+def _limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number, 0 for no limit")
+    return int(text)
 
 
 def connect() -> kopf.ConnectionInfo | None:
