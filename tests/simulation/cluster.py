@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from questline_operator.core.records import LABEL_ATTEMPT, LABEL_JOB, LABEL_QUEUE, Job, Pod
 from questline_operator.core.states import TERMINAL
-from questline_operator.shell.api import JOBS, NAMESPACES, PODS, QUEUES, WORKERS, Object, Resource
+from questline_operator.shell.api import JOBS, NAMESPACES, PODS, QUEUES, SCHEDULES, WORKERS, Object, Resource
 from questline_operator.shell.leader import Leader
 from questline_operator.shell.metrics import count_writes
 from tests.simulation.apiserver import ApiServer
@@ -47,7 +47,13 @@ def a_worker(name: str = "default", **spec: Any) -> Object:
     return {"kind": "Worker", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": {"image": "w:1", **spec}}
 
 
-_RESOURCES = {"Job": JOBS, "Queue": QUEUES, "Worker": WORKERS, "Namespace": NAMESPACES}
+def a_schedule(name: str, cron: str = "* * * * *", *, job: Object | None = None, **spec: Any) -> Object:
+    """A Schedule manifest; its job is a task unless it is given."""
+    spec = {"cron": cron, "job": job or {"task": "tasks:work"}, **spec}
+    return {"kind": "Schedule", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
+
+
+_RESOURCES = {"Job": JOBS, "Queue": QUEUES, "Schedule": SCHEDULES, "Worker": WORKERS, "Namespace": NAMESPACES}
 
 
 class Cluster:

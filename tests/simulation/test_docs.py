@@ -1,4 +1,4 @@
-"""The manifests of docs/queues.md run in virtual time, its Python prints what it says, its reasons are the core's."""
+"""docs/queues.md and docs/schedules.md: manifests run in virtual time, Python prints, words and ticks are the core's."""
 
 import re
 import subprocess
@@ -10,12 +10,19 @@ import pytest
 import yaml
 
 from questline_operator.core.limits import Starts, why_unclaimed
+from questline_operator.core.schedule import format_tick
+from questline_operator.core.states import Reason
+from questline_operator.core.ticks import IN_TIME_SECONDS, JOB_REFUSED
+from questline_operator.core.times import parse_time
+from questline_operator.shell.api import SCHEDULES
+from questline_operator.shell.cron import next_tick
 from tests.simulation.clock import simulated
 from tests.simulation.cluster import NAMESPACE, Cluster
 from tests.unit.core.builders import T0, a_job, a_queue, a_world
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "queues.md").read_text()
+SCHEDULES_PAGE = (DOCS / "schedules.md").read_text()
 
 
 def blocks(page: str, kind: str) -> list[str]:
@@ -62,3 +69,42 @@ def test_the_reasons_of_the_page_on_queues_are_those_of_the_core(spec: dict[str,
     queue = a_queue("emails", **spec)
     hold = why_unclaimed(a_world(queue, runs), waits, Starts(), T0 + 9, max_running_pods=limit)
     assert (hold.reason, shape(hold.message)) in [(reason, shape(message)) for reason, message in rows]
+
+
+@simulated
+async def test_the_manifest_of_the_page_on_schedules_works() -> None:
+    (text,) = blocks(SCHEDULES_PAGE, "yaml")
+    manifest = yaml.safe_load(text)
+    manifest["metadata"]["namespace"] = NAMESPACE
+    async with Cluster() as cluster:
+        cluster.clock.jump(parse_time("2026-02-03T01:29:00Z") - cluster.clock.now())
+        await cluster.apply(manifest)
+        await cluster.until(lambda: len(cluster.jobs()) == 1, seconds=70)
+        await cluster.until_settled()
+        assert set(cluster.states().values()) == {"Succeeded"}
+        status = cluster.server.store.get(SCHEDULES, NAMESPACE, "nightly-report")["status"]
+        assert (status["lastTick"], status["nextTick"]) == ("2026-02-03T01:30:00Z", "2026-02-04T01:30:00Z")
+
+
+def test_the_lines_of_the_page_on_schedules_mean_what_it_says() -> None:
+    lines = re.findall(r"^\| `([^`]+)` \|", SCHEDULES_PAGE, re.MULTILINE)
+    since = parse_time("2026-02-01T00:00:00Z")
+    first = {line: format_tick(next_tick(line, "UTC", since) or 0.0) for line in lines}
+    assert first == {
+        "*/15 * * * *": "2026-02-01T00:15:00Z",
+        "0 8-18/2 * * MON-FRI": "2026-02-02T08:00:00Z",
+        "0 0 1,15 * *": "2026-02-15T00:00:00Z",
+        "0 9 L * *": "2026-02-28T09:00:00Z",
+        "0 9 * * MON#2": "2026-02-09T09:00:00Z",
+        "0 0 13 * FRI": "2026-02-06T00:00:00Z",
+    }
+
+
+def test_the_page_on_schedules_names_the_reasons_and_fields_that_there_are() -> None:
+    crd = yaml.safe_load((DOCS.parent / "crds" / "questschedules.yaml").read_text())
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    for field in schema["spec"]["properties"]:
+        assert field in SCHEDULES_PAGE
+    for word in (*schema["spec"]["properties"]["overlap"]["enum"], Reason.REPLACED, JOB_REFUSED, "Overlap", "Late"):
+        assert re.search(rf"\b{word}\b", SCHEDULES_PAGE), word
+    assert f"within {IN_TIME_SECONDS:.0f} seconds" in SCHEDULES_PAGE

@@ -26,6 +26,11 @@ ANNOTATION_EPOCH = f"{GROUP}/epoch"
 ANNOTATION_PAYLOAD = f"{GROUP}/payload"
 ANNOTATION_KEY = f"{GROUP}/key"
 """On a pod its Job's concurrency key, so that the pod still counts for it when the Job is gone."""
+LABEL_SCHEDULE = f"{GROUP}/schedule"
+"""On the Job of a Schedule's tick, for people; the operator goes by the annotations, which nobody else may set."""
+ANNOTATION_SCHEDULE_UID = f"{GROUP}/schedule-uid"
+ANNOTATION_TICK = f"{GROUP}/tick"
+ANNOTATION_REPLACES = f"{GROUP}/replaces"
 CONTAINER = "worker"
 
 DEFAULT_QUEUE = "default"
@@ -55,6 +60,15 @@ class Unique:
     key: str | None
     scope: str
     window_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Which tick of which Schedule made a Job. ``replaces``: what earlier ticks left unfinished is cancelled for it."""
+
+    schedule_uid: str
+    at: float
+    replaces: bool
 
 
 @dataclass(frozen=True)
@@ -161,6 +175,12 @@ class Job:
         return self.namespace, self.queue
 
     @property
+    def rerun(self) -> int:
+        """How often a person asked for it to run again."""
+        number: int = self.spec.get("rerun", 0)
+        return number
+
+    @property
     def concurrency_key(self) -> str:
         """spec.key, of which the queue runs at most perKeyConcurrency; "" for none."""
         key: str = self.spec.get("key", "")
@@ -202,6 +222,18 @@ class Job:
         """The current attempt's report, where its own pod has written one."""
         report: Json | None = self.status.get("report")
         return report if report is not None and report.get("attempt") == self.attempt else None
+
+    @cached_property
+    def tick(self) -> Tick | None:
+        """The tick of a Schedule that made it, or None."""
+        annotations = self.raw["metadata"].get("annotations") or {}
+        uid, moment = annotations.get(ANNOTATION_SCHEDULE_UID), annotations.get(ANNOTATION_TICK)
+        if not uid or not moment:
+            return None
+        try:
+            return Tick(uid, parse_time(moment), annotations.get(ANNOTATION_REPLACES) == "true")
+        except ValueError:
+            return None  # an annotation may hold anything where the chart's policies are not in force
 
     @cached_property
     def args_too_deep(self) -> bool:

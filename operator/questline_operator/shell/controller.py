@@ -24,8 +24,9 @@ from questline_operator.core.decide import (
     next_step,
 )
 from questline_operator.core.limits import WAITS_FOR_A_START
-from questline_operator.core.lineage import Hold
+from questline_operator.core.lineage import Hold, ancestors
 from questline_operator.core.records import Job, Key, Pod, Queue, Worker
+from questline_operator.core.schedule import Schedule
 from questline_operator.core.states import REASON_DELAY_SECONDS, WRITTEN_AT_ONCE, Reason, State
 from questline_operator.core.times import parse_time
 from questline_operator.core.turnstile import Turnstile
@@ -64,6 +65,7 @@ class Controller:
                 pod=self._pod_changed,
                 queue=self._queue_changed,
                 worker=self._worker_changed,
+                schedule=self._schedule_changed,
                 namespace=self._namespace_changed,
             ),
         )
@@ -71,6 +73,10 @@ class Controller:
         """Queues whose counts may have changed, for whoever writes their status."""
         self.changed_workers: set[Key] = set()
         """Workers that may need a check, for whoever checks them."""
+        self.changed_schedules: set[Key] = set()
+        """Schedules that may need a look, for whoever makes their Jobs ..."""
+        self.schedules_changed = asyncio.Event()
+        """... and waits for this."""
         self.last_pass = clock.monotonic()
         self._clock = clock
         self._jobs: Agenda[Key] = Agenda()
@@ -381,10 +387,24 @@ class Controller:
         if new is not None and (new.cancel or new.state is State.CANCELED) and (old is None or _means_else(old, new)):
             for descendant in self.world.descendants_of(new):
                 self._jobs.mark(descendant.key)
+        if old is None or new is None or _means_else(old, new):
+            self._mark_runs(job, is_new=old is None)
         unique = self.world.unique_key(job)
         if unique is not None and old is not None and _frees_rivals(old, new):
             for rival in self.world.unclaimed_rivals(unique):
                 self._jobs.mark(rival.key)
+
+    def _mark_runs(self, job: Job, *, is_new: bool) -> None:
+        """A Job that takes the place of others has come, or one of those or what it enqueued may have ended."""
+        root = [job, *ancestors(self.world, job)][-1]
+        if root.tick is None or self.world.replacement_after(replace(root.tick, at=float("-inf"))) is None:
+            return
+        for run in self.world.jobs_of_schedule(root.tick.schedule_uid):
+            if not run.terminal:
+                self._jobs.mark(run.key)
+            if root is job and is_new:
+                for descendant in self.world.descendants_of(run):
+                    self._jobs.mark(descendant.key)
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
         pod = new or old
@@ -411,6 +431,16 @@ class Controller:
         if worker is not None and old != new:
             self.changed_workers.add(worker.key)
             self._namespace_changed(worker.namespace)
+
+    def _schedule_changed(self, old: Schedule | None, new: Schedule | None) -> None:
+        schedule = new or old
+        if schedule is not None:
+            self.look_at_schedule(schedule.key)
+
+    def look_at_schedule(self, key: Key) -> None:
+        """Have whoever makes its Jobs look at the Schedule now."""
+        self.changed_schedules.add(key)
+        self.schedules_changed.set()
 
     def _namespace_changed(self, namespace: str) -> None:
         for job in self.world.jobs.values():
