@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -26,12 +26,13 @@ RANDOM_SECONDS = 90.0
 DIRECTED_SECONDS = 300.0
 ONE_TEST_SECONDS = 60
 """A directed test that takes longer hangs, and has failed."""
-MANY_SEEDS = "600"
+MANY_PLANS = "2000"
 """More random lives than there is time for."""
 
 Part = Literal["random", "directed"]
 PARTS: tuple[Part, ...] = ("random", "directed")
 PYTEST_FAILED = 1
+_processes: set[subprocess.Popen[str]] = set()
 
 
 @dataclass(frozen=True)
@@ -108,39 +109,60 @@ def run_mutant(mutant: Mutant | None, *, random_seconds: float, parts: Sequence[
         return Result(mutant, tuple(runs))
 
 
+def kill_all() -> None:
+    """End every run that is under way: whoever started them leaves."""
+    for process in list(_processes):
+        process.kill()
+
+
 def _run_part(part: Part, folder: Path, import_path: Path, seconds: float) -> PartRun:
     notes = folder / f"{part}.jsonl"
     command = [sys.executable, "-m", "pytest", *test_files(part), "-x", "-q", "-m", "not long"]
     command += ["-p", "no:cacheprovider", "-p", "tests.mutants.in_child"]
     if part == "directed":
-        command += ["--timeout", str(ONE_TEST_SECONDS)]
+        # By a thread, which ends the process: a loop of virtual time takes no exception out of a signal's handler.
+        command += ["--timeout", str(ONE_TEST_SECONDS), "--timeout-method", "thread"]
     environment = {
         **os.environ,
         "PYTHONPATH": str(import_path),
         "PYTHONDONTWRITEBYTECODE": "1",
         FOLDER: str(folder),
         NOTES: str(notes),
-        "CHAOS_SEEDS": MANY_SEEDS,
+        "CHAOS_SEEDS": MANY_PLANS,
+        "CHAOS_SHRINK_SECONDS": "0",
         # What Hypothesis remembers of a mutant must reach neither the next mutant nor anybody's own runs.
         "HYPOTHESIS_STORAGE_DIRECTORY": str(folder / "hypothesis"),
     }
     began = time.monotonic()
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds, check=False
-        )
-    except subprocess.TimeoutExpired:
-        done = None
+    output, status = _run(command, environment, seconds)
     took = time.monotonic() - began
-    ended = [json.loads(line) for line in notes.read_text().splitlines()] if notes.exists() else []
+    noted = [json.loads(line) for line in notes.read_text().splitlines()] if notes.exists() else []
+    ended = [note for note in noted if note["ended"]]
     first = next((note for note in ended if note["failed"]), None)
     if first is not None:
         return PartRun(part, took, len(ended), failed=first["test"], why=first["why"])
-    if done is None:
+    if status is None:
         # Directed tests all have an end: that they did not reach it in time says nothing about the mutant.
         late = "" if part == "random" else f"the directed tests took more than {seconds:g} s"
         return PartRun(part, took, len(ended), timed_out=True, broken=late)
-    if done.returncode:
-        tail = " ".join((done.stdout + done.stderr).split())[-1_000:]
-        return PartRun(part, took, len(ended), broken=f"pytest ended with status {done.returncode}: {tail}")
+    if status == PYTEST_FAILED and noted and not noted[-1]["ended"] and "Timeout" in output:
+        return PartRun(part, took, len(ended), failed=noted[-1]["test"], why=f"hung for {ONE_TEST_SECONDS} s")
+    if status:
+        tail = " ".join(output.split())[-1_000:]
+        return PartRun(part, took, len(ended), broken=f"pytest ended with status {status}: {tail}")
     return PartRun(part, took, len(ended))
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str], seconds: float) -> tuple[str, int | None]:
+    """The output and the exit status of a process, None where it had to be ended since the time was over."""
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        _processes.add(process)
+        try:
+            return process.communicate(timeout=seconds)[0], process.returncode
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.communicate()[0], None
+        finally:
+            _processes.discard(process)

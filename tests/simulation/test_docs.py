@@ -1,4 +1,4 @@
-"""docs/queues.md and docs/schedules.md: manifests run in virtual time, Python prints, words and ticks are the core's."""
+"""docs/queues.md and docs/schedules.md: the manifests run in virtual time, Python prints, words and ticks are right."""
 
 import re
 import subprocess

@@ -112,6 +112,12 @@ def _starts_of(job: Job) -> Iterator[float]:
         yield job.started_at or job.created_at
 
 
+def waits_for_slot(world: World, job: Job) -> str:
+    """What a Job that needs nothing but a slot waits for."""
+    queue = world.queues[job.queue_key]
+    return f"waits for a slot: queue {job.queue} runs {world.slots_held(job.queue_key)} of {queue.concurrency}"
+
+
 def why_unclaimed(world: World, job: Job, starts: Starts, now: float, *, max_running_pods: int | None) -> Hold:
     """What a Job that could run waits for, with its numbers.
 
@@ -132,8 +138,8 @@ def why_unclaimed(world: World, job: Job, starts: Starts, now: float, *, max_run
             f"waits for the rate of queue {queue.name}, {limit.count} starts in {limit.period_seconds:g} s: "
             f"the next one at {format_time(next_at)}"
         )
-        return Hold(Reason.RATE_LIMITED, message)
+        return Hold(Reason.RATE_LIMITED, message, next_at)
     if held < queue.concurrency and max_running_pods is not None and world.running_pods() >= max_running_pods:
         message = f"waits for a pod: the operator runs {world.running_pods()} of {max_running_pods} (maxRunningPods)"
         return Hold(Reason.AT_CONCURRENCY_LIMIT, message)
-    return Hold(Reason.AT_CONCURRENCY_LIMIT, f"waits for a slot: queue {queue.name} runs {held} of {queue.concurrency}")
+    return Hold(Reason.AT_CONCURRENCY_LIMIT, waits_for_slot(world, job))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from questline_operator.core.records import Key
@@ -93,13 +94,9 @@ class Timekeeper:
         due = self._agenda.next_due()
         seconds = HEARTBEAT_SECONDS if due is None else min(HEARTBEAT_SECONDS, max(0.0, due - self._clock.now()))
         changed = self._controller.schedules_changed
-        timer = asyncio.ensure_future(self._clock.sleep(seconds))
-        waiter = asyncio.ensure_future(changed.wait())
-        try:
-            await asyncio.wait((timer, waiter), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            timer.cancel()
-            waiter.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await changed.wait()
         changed.clear()
 
     async def _follow(self, key: Key) -> None:
