@@ -43,7 +43,9 @@ def main() -> int:
     os.nice(NICENESS)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
-    console.print(f"control: the code as it is, up to {options.timeout:g} s of random runs and all directed ones")
+    console.print(
+        f"control: the code as it is, up to {options.timeout:g} CPU seconds of random runs and all directed ones"
+    )
     control = run_control(options)
     if control.verdict != "survived":
         console.print(f"control: {failure_of(control)}", markup=False)
@@ -72,7 +74,7 @@ def parse_arguments() -> argparse.Namespace:
         type=float,
         default=RANDOM_SECONDS,
         metavar="SECONDS",
-        help="of random runs for each mutant, before the directed tests have their turn (default: %(default)g)",
+        help="CPU seconds of random runs for each mutant, before the directed tests (default: %(default)g)",
     )
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="mutants at a time (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
@@ -136,8 +138,8 @@ def line_of(result: Result) -> str:
     if result.verdict == "broken":
         return f"{name}: BROKEN: {failure_of(result)}"
     if run is None:
-        return f"{name}: SURVIVED {result.seconds:.0f} s of the simulation"
-    return f"{name}: caught by a {run.part} run in {result.seconds:.1f} s: {test_of(run)}"
+        return f"{name}: SURVIVED {result.seconds:.0f} CPU seconds of the simulation"
+    return f"{name}: caught by a {run.part} run after {result.seconds:.1f} CPU seconds: {test_of(run)}"
 
 
 def test_of(run: PartRun) -> str:
@@ -150,7 +152,7 @@ def table_of(results: Sequence[Result]) -> Table:
     table = Table(title="Deliberate bugs, and what catches them", title_justify="left", show_lines=False)
     for column in ("mutant", "breaks", "by", "test or seed"):
         table.add_column(column, overflow="fold")
-    table.add_column("seconds", justify="right")
+    table.add_column("CPU seconds", justify="right")
     for result in results:
         assert result.mutant is not None
         run = result.caught

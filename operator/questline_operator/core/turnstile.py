@@ -81,10 +81,15 @@ class Turnstile:
 
         for queue in queues:
             offer(queue, self._passing_of_queue(queue, now, uncounted, still_ready))
+        claims = 0
         while offers and room > 0:
             _, _, queue, job, jobs = heapq.heappop(offers)
-            room -= 1
-            yield job
+            # What was claimed since it was found ready may hold it up: the first of its unique key, say.
+            now_ready = job if not claims else still_ready(job.key)
+            if now_ready is not None:
+                claims += 1
+                room -= 1
+                yield now_ready
             offer(queue, jobs)
         for _, _, queue, job, _ in offers:
             self._ready[queue].add(job)
