@@ -113,12 +113,10 @@ class Options(NamedTuple):
         """Options that the design names and this version does not have yet are refused, never ignored.
 
         Raises:
-            NotSupported: concurrency_key or group is given.
+            NotSupported: group is given.
         """
-        for name in ("concurrency_key", "group"):
-            value = getattr(self, name)
-            if value is not None:
-                raise NotSupported(f"the option {name} ({value!r}) is not supported yet: leave it out")
+        if self.group is not None:
+            raise NotSupported(f"the option group ({self.group!r}) is not supported yet: leave it out")
 
     def spec(self) -> dict[str, Any]:
         """The part of a Job's spec that does not depend on its args."""
@@ -130,6 +128,7 @@ class Options(NamedTuple):
             "backoff": self.backoff,
             "timeoutSeconds": self.timeout,
             "priority": self.priority or None,
+            "key": self.concurrency_key,
             "ttlSecondsAfterFinished": self.ttl,
             "runAt": self._run_at(),
         }

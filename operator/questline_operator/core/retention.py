@@ -4,7 +4,9 @@ from collections.abc import Iterator
 
 from questline_operator.core import settings
 from questline_operator.core.records import Job, Key, Pod
+from questline_operator.core.schedule import Schedule
 from questline_operator.core.states import OutcomeKind
+from questline_operator.core.ticks import still_may_make
 from questline_operator.core.uniqueness import still_compared
 from questline_operator.core.world import World, newest_first
 
@@ -36,7 +38,12 @@ def still_needed(world: World, job: Job, now: float) -> bool:
         )
         or any(not descendant.terminal for descendant in world.descendants_of(job))
         or still_compared(world, job, now)
+        or ((schedule := world.schedule_of(job)) is not None and _may_be_made_again(schedule, job))
     )
+
+
+def _may_be_made_again(schedule: Schedule, job: Job) -> bool:
+    return job.tick is not None and still_may_make(schedule, job.tick.at)
 
 
 def _last_finish(world: World, job: Job) -> float:

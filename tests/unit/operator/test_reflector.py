@@ -25,11 +25,11 @@ class Bench:
         self.server = ApiServer(self.clock, latency=0.01)
         self.world = World()
 
-        def heard(old: Any, new: Any) -> None:
+        def heard(*records: Any) -> None:
             pass
 
-        listeners = Listeners(job=heard, pod=heard, queue=heard, worker=heard, namespace=lambda name: None)
-        self.store = Store(self.world, listeners)
+        told: dict[str, Any] = dict.fromkeys(("job", "pod", "queue", "worker", "schedule", "namespace"), heard)
+        self.store = Store(self.world, Listeners(**told))
         self.reflector = Reflector(self.server.client("operator"), self.clock, self.store, JOBS)
 
     @asynccontextmanager
