@@ -6,7 +6,7 @@ One seed is one batch of plans, the same each time: Hypothesis draws from the se
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -48,16 +48,15 @@ class Record:
 
     def merge(self, other: "Record") -> None:
         """Add another one's numbers."""
-        for name, value in asdict(other).items():
-            if name == "faults":
-                self.faults.update(value)
-            else:
-                setattr(self, name, getattr(self, name) + value)
+        self.faults.update(other.faults)
+        for each in fields(self):
+            if each.name != "faults":
+                setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
     def as_json(self) -> dict[str, Any]:
         """The numbers, the faults by kind and in all."""
         faults = dict(sorted(self.faults.items()))
-        return {**asdict(self), "faults": faults, "faults_injected": sum(faults.values())}
+        return {**vars(self), "faults": faults, "faults_injected": sum(faults.values())}
 
 
 class BrokenError(AssertionError):

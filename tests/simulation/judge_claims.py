@@ -93,7 +93,9 @@ class ClaimJudge:
             target = self._judge.by_name.get(name)
             if target is None or target["metadata"]["uid"] in self._judge.deleted_by_hand:
                 continue
-            if not self._met(target, raw["spec"].get("afterPolicy", "Succeeded")):
+            policy = raw["spec"].get("afterPolicy", "Succeeded")
+            # Without its original a duplicate counts as what it is itself.
+            if not (self._met(target, policy) or self._met(target, policy, alive=True)):
                 state = target["status"]["state"]
                 self._judge.broken(6, f"{raw['metadata']['name']} was claimed, but {name}, before it, is {state}")
 

@@ -340,7 +340,9 @@ class Controller:
         self, key: Key, action: Coroutine[Any, Any, Any], tasks: asyncio.TaskGroup, *, look_at: Key | None = None
     ) -> None:
         self._busy.add(key)
-        tasks.create_task(self._guarded(key, action, look_at or key))
+        task = tasks.create_task(self._guarded(key, action, look_at or key))
+        # One that is cancelled before its first step has not begun its action, which would be called forgotten.
+        task.add_done_callback(lambda done: action.close())
 
     async def _guarded(self, key: Key, action: Coroutine[Any, Any, Any], look_at: Key) -> None:
         """Run the action; an error that nobody foresaw costs its Job some seconds, and the operator nothing."""
