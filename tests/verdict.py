@@ -162,8 +162,7 @@ class Replay:
             self.broken(4, f"{other} and {job.name} are the same child of {job.parent.name}")
 
     def _see_change(self, before: Job, job: Job) -> None:
-        rerun = job.status.get("observedRerun", 0) > before.status.get("observedRerun", 0)
-        if before.terminal and job.state is not before.state and not rerun:
+        if before.terminal and job.state is not before.state and not self._runs_again(before, job):
             self.broken(7, f"{job.name} went from {before.state} to {job.state}")
         if job.attempt < before.attempt:
             self.broken(12, f"{job.name} went from attempt {before.attempt} to {job.attempt}")
@@ -191,10 +190,17 @@ class Replay:
                 state = "unknown" if one is None else f"{one.state}"
                 self.broken(6, f"{job.name} was claimed, and {name}, which it waits for, is {state}")
 
+    def _runs_again(self, before: Job, job: Job) -> bool:
+        """Whether its rerun was raised, or what it was Skipped for runs again."""
+        if job.observed_rerun > before.observed_rerun:
+            return True
+        upstream: Any = before.upstream and self.jobs.get(before.upstream.uid)
+        return bool(upstream) and (not upstream.terminal or upstream.finishes > before.upstream.finishes)
+
     def _see_failures(self, job: Job) -> None:
         entries = job.status.get("attempts", ())
         failed = sum(entry["outcome"] in ("Failed", "Fatal", "Retry") for entry in entries)
-        if len(entries) == job.attempt and job.failures != failed:
+        if len(entries) == job.attempt and job.armed_at is None and job.failures != failed:
             self.broken(11, f"{job.name} has {job.failures} failures, but {failed} of its attempts failed")
 
     def _see_unique(self, job: Job, *, deleted: bool) -> None:

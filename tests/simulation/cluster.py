@@ -185,11 +185,18 @@ class Watcher:
             self._jobs.pop(uid, None)
             return
         self._jobs[uid] = raw
-        old_state = (before or {}).get("status", {}).get("state")
-        state = raw.get("status", {}).get("state")
-        if old_state in TERMINAL and state != old_state:
+        old, new = (before or {}).get("status", {}), raw.get("status", {})
+        old_state, state = old.get("state"), new.get("state")
+        if old_state in TERMINAL and state != old_state and not self._runs_again(old, new):
             self.violations.append(f"{raw['metadata']['name']}: {old_state} -> {state}")
         self._count_slots(raw["spec"].get("queue", "default"))
+
+    def _runs_again(self, old: Object, new: Object) -> bool:
+        """Whether its rerun was raised, or what it was Skipped for runs again."""
+        upstream = old.get("upstream", {"uid": "", "finishes": 0})
+        now = self._jobs.get(upstream["uid"], {}).get("status", {})
+        went_on = bool(now) and (now["state"] not in TERMINAL or now["finishes"] > upstream["finishes"])
+        return new.get("observedRerun", 0) > old.get("observedRerun", 0) or went_on
 
     def _see_pod(self, change: Change) -> None:
         pod = Pod.parse(change.object)

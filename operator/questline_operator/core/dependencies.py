@@ -50,6 +50,7 @@ def _gate_of(world: World, job: Job, name: str, policy: str) -> Skip | Hold | No
         return Skip(
             Reason.UPSTREAM_FAILED,
             f"Job {target.name}, which it waits for, ended {target.state} ({target.reason})",
+            upstream=target,
         )
     return Hold(Reason.DEPENDENCY_PENDING, f"waits for Job {target.name}, which is {target.state}")
 

@@ -5,7 +5,7 @@ Everything is computed from spec.parent and checked against the parent's record,
 
 from dataclasses import dataclass
 
-from questline_operator.core.records import Job
+from questline_operator.core.records import Job, Json
 from questline_operator.core.settings import default_worker
 from questline_operator.core.states import Reason, State
 from questline_operator.core.times import parse_time
@@ -22,6 +22,8 @@ class Skip:
     reason: Reason
     message: str
     duplicate_of: str | None = None
+    upstream: Job | None = None
+    """The Job for whose end it is skipped: once that one runs again, so may this."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,8 @@ def _gate_of_attempt(parent: Job, job: Job) -> Skip | Hold | None:
             f"spec.parent.podUID is {job.parent.pod_uid}, but attempt {number} of {parent.name} ran as another pod",
         )
     if number in parent.succeeded_attempts:
-        total = parent.status.get("children", {}).get("total")
-        if number == max(parent.succeeded_attempts) and total is not None and job.parent.index >= total:
+        total = children_of_attempt(parent, number).get("total")
+        if total is not None and job.parent.index >= total:
             return Skip(
                 Reason.LATE_CHILD,
                 f"its index {job.parent.index} is not among the {total} children that {parent.name} reported",
@@ -140,6 +142,15 @@ def _gate_of_attempt(parent: Job, job: Job) -> Skip | Hold | None:
     if number > parent.attempt:
         return Skip(Reason.PARENT_GONE, f"attempt {number} of its parent {parent.name} never existed")
     return Skip(Reason.PARENT_FAILED, f"attempt {number} of its parent {parent.name} did not succeed")
+
+
+def children_of_attempt(parent: Job, number: int) -> Json:
+    """What that attempt said of its children, ``{total, groups}``; {} where that is not known any more."""
+    attempts = parent.status.get("attempts", ())
+    last_ended = attempts[-1]["number"] if attempts else max(parent.succeeded_attempts, default=0)
+    holder: Json = parent.status if number == last_ended else parent.recorded_attempt(number) or {}
+    children: Json = holder.get("children", {})
+    return children
 
 
 def _gate_of_rights(world: World, parent: Job, job: Job) -> Skip | None:
@@ -166,10 +177,12 @@ def _gate_of_rights(world: World, parent: Job, job: Job) -> Skip | None:
 
 
 def released_at(world: World, job: Job) -> float:
-    """When it became eligible: its creation, or for a staged child the success of its parent's attempt."""
+    """When it became eligible: its creation, for a staged child the success of its parent's attempt, for one that was
+    made to run again that moment."""
+    first = max(job.created_at, job.armed_at or 0.0)
     parent = world.parent_of(job)
     if parent is None or job.parent is None or not job.parent.staged:
-        return job.created_at
+        return first
     entry = parent.recorded_attempt(job.parent.attempt)
     released = parse_time(entry["finishedAt"]) if entry and entry.get("finishedAt") else parent.finished_at
-    return max(job.created_at, released or job.created_at)
+    return max(first, released or first)

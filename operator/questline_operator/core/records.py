@@ -56,6 +56,15 @@ class Unique:
 
 
 @dataclass(frozen=True)
+class Upstream:
+    """The Job for whose end another one was Skipped (UpstreamFailed), and how often it had ended by then."""
+
+    name: str
+    uid: str
+    finishes: int
+
+
+@dataclass(frozen=True)
 class Job:
     """A Job's record. ``raw`` is the API's JSON, which nobody changes."""
 
@@ -84,6 +93,13 @@ class Job:
     suspend: bool
     priority: int
     run_at: float | None
+    rerun: int = 0
+    observed_rerun: int = 0
+    armed_at: float | None = None
+    """When it was last made to run again after an end; None where it never was."""
+    armed_attempt: int = 0
+    """Its number of attempts at that moment: later ones are of the present run."""
+    upstream: Upstream | None = None
     claim_unconfirmed: bool = False
     """The operator has sent this claim and has no answer yet: it counts, but nothing may follow from it."""
 
@@ -92,6 +108,7 @@ class Job:
         """A record of the API's JSON, which has passed the CRD's schema."""
         meta, spec, status = raw["metadata"], raw["spec"], raw.get("status", {})
         parent, unique = spec.get("parent"), spec.get("unique")
+        armed, upstream = status.get("armed", {}), status.get("upstream")
         return cls(
             raw=raw,
             namespace=meta["namespace"],
@@ -128,6 +145,11 @@ class Job:
             suspend=spec.get("suspend", False),
             priority=spec.get("priority", 0),
             run_at=_time(spec.get("runAt")),
+            rerun=spec.get("rerun", 0),
+            observed_rerun=status.get("observedRerun", 0),
+            armed_at=_time(armed.get("at")),
+            armed_attempt=armed.get("attempt", 0),
+            upstream=upstream and Upstream(upstream["name"], upstream["uid"], upstream["finishes"]),
         )
 
     @property
@@ -183,6 +205,16 @@ class Job:
     def admitted(self) -> bool:
         """It was claimed at least once."""
         return self.attempt > 0
+
+    @property
+    def claimed_in_this_run(self) -> bool:
+        """It was claimed since it was created, or since it was last made to run again."""
+        return self.attempt > self.armed_attempt
+
+    @property
+    def rerun_due(self) -> bool:
+        """It has ended, and its rerun was raised since that was last acted on."""
+        return self.terminal and self.rerun > self.observed_rerun
 
     @property
     def order(self) -> tuple[float, int, str]:

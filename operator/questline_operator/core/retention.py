@@ -19,7 +19,7 @@ def expired_jobs(world: World, queue: Key, now: float) -> Iterator[Job]:
         over_number = place >= limit
         if not over_number and now < (job.finished_at or now) + ttl:
             continue
-        if job.deleting or still_needed(world, job, now):
+        if job.deleting or job.rerun_due or still_needed(world, job, now):
             continue
         if over_number or now >= _last_finish(world, job) + ttl:
             yield job

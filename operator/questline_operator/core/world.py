@@ -136,7 +136,7 @@ class World:
         return known
 
     def unclaimed_rivals(self, key: UniqueKey) -> list[Job]:
-        """The Jobs of that key that were never claimed and are not terminal, first come first."""
+        """The Jobs of that key that are neither terminal nor claimed in their present run, first come first."""
         return [self.jobs[job] for _, job in self._unclaimed.get(key, ())]
 
     def admitted_rivals(self, key: UniqueKey) -> list[Job]:
@@ -216,7 +216,7 @@ class World:
         if unique is not None:
             if job.admitted:
                 self._admitted[unique][job.key] = None
-            elif not job.terminal:
+            if not job.terminal and not job.claimed_in_this_run:
                 bisect.insort(self._unclaimed[unique], (job.order, job.key))
 
     def _unindex_job(self, job: Job) -> None:

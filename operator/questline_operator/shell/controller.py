@@ -24,7 +24,7 @@ from questline_operator.core.decide import (
     WriteStatus,
     next_step,
 )
-from questline_operator.core.lineage import Hold
+from questline_operator.core.lineage import Hold, ancestors
 from questline_operator.core.records import Job, Key, Pod, Queue, Worker
 from questline_operator.core.states import REASON_DELAY_SECONDS, WRITTEN_AT_ONCE, Reason, State
 from questline_operator.core.uniqueness import could_run
@@ -149,7 +149,7 @@ class Controller:
         unique = self.world.unique_key(job)
         if unique is None:
             return
-        if not job.admitted and could_run(self.world, job, now):
+        if not job.claimed_in_this_run and could_run(self.world, job, now):
             self._competing.add(job.key)
         elif job.key in self._competing:
             self._competing.discard(job.key)
@@ -375,9 +375,14 @@ class Controller:
             for duplicate in [job, *self.world.duplicates_of(job.key)]:
                 for dependant in self.world.dependants_of(duplicate.key):
                     self._jobs.mark(dependant.key)
-        if new is not None and (new.cancel or new.state is State.CANCELED) and (old is None or _means_else(old, new)):
-            for descendant in self.world.descendants_of(new):
-                self._jobs.mark(descendant.key)
+        if old is None or new is None or _means_else(old, new):
+            if any(one is not None and (one.cancel or one.state is State.CANCELED) for one in (old, new)):
+                for descendant in self.world.descendants_of(job):
+                    self._jobs.mark(descendant.key)
+            if new is None or new.terminal:
+                for ancestor in ancestors(self.world, job):
+                    if ancestor.rerun_due:  # it may have waited for the end of what its cancel had reached
+                        self._jobs.mark(ancestor.key)
         unique = self.world.unique_key(job)
         if unique is not None and old is not None and _frees_rivals(old, new):
             for rival in self.world.unclaimed_rivals(unique):
