@@ -6,7 +6,7 @@ moment. The numbers are those of the invariants in docs/guarantees.md. `Verdict.
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -181,7 +181,7 @@ class Replay:
     def _see_dependencies(self, job: Job) -> None:
         """What it names in `after` has ended as afterPolicy asks; a duplicate counts as its original."""
         by_name = {one.name: one for one in self.jobs.values() if one.namespace == job.namespace}
-        for name in job.after:
+        for name in self._waited_for(job):
             one = by_name.get(name)
             while one is not None and one.reason == "Duplicate":
                 one = by_name.get(one.duplicate_of)
@@ -190,12 +190,37 @@ class Replay:
                 state = "unknown" if one is None else f"{one.state}"
                 self.broken(6, f"{job.name} was claimed, and {name}, which it waits for, is {state}")
 
+    def _waited_for(self, job: Job) -> Iterator[str]:
+        """The names of all that its `after` means: the Jobs, the members of its groups, what is in its trees."""
+        for item in job.spec.get("after", ()):
+            if "group" not in item:
+                yield item.get("job") or item["tree"]
+        groups = [item["group"] for item in job.spec.get("after", ()) if "group" in item]
+        trees = {item["tree"] for item in job.spec.get("after", ()) if "tree" in item}
+        for one in self.jobs.values() if groups or trees else ():
+            if one.namespace != job.namespace or one.uid == job.uid or one.reason in ("ParentFailed", "LateChild"):
+                continue
+            own, its = job.spec.get("parent", {}), one.spec.get("parent", {})
+            beside = all(own.get(field) == its.get(field) for field in ("uid", "attempt", "podUID"))
+            if (beside and its.get("group") in groups) or trees & self._above(one):
+                yield one.name
+
+    def _above(self, job: Job) -> set[str]:
+        """The names of its ancestors."""
+        names: set[str] = set()
+        while job.parent is not None and job.parent.uid in self.jobs and job.parent.name not in names:
+            names.add(job.parent.name)
+            job = self.jobs[job.parent.uid]
+        return names
+
     def _runs_again(self, before: Job, job: Job) -> bool:
         """Whether its rerun was raised, or what it was Skipped for runs again."""
         if job.observed_rerun > before.observed_rerun:
             return True
-        upstream: Any = before.upstream and self.jobs.get(before.upstream.uid)
-        return bool(upstream) and (not upstream.terminal or upstream.finishes > before.upstream.finishes)
+        if before.upstream is None:
+            return False
+        upstream = self.jobs.get(before.upstream.uid)
+        return upstream is not None and (not upstream.terminal or upstream.finishes > before.upstream.finishes)
 
     def _see_failures(self, job: Job) -> None:
         entries = job.status.get("attempts", ())

@@ -30,13 +30,15 @@ class Skip:
 class Hold:
     """The Job does not run now; ``until`` is the moment (seconds since the epoch) at which that may end by itself.
 
-    ``passing`` marks what the operator itself is about to end, so that a reason for people is not written at once.
+    ``passing`` marks what the operator itself is about to end, so that a reason for people is not written at once;
+    ``watched`` is the resourceVersion that the watch of Jobs must have come to.
     """
 
     reason: Reason
     message: str
     until: float | None = None
     passing: bool = False
+    watched: int | None = None
 
 
 def root_of(world: World, job: Job) -> str:

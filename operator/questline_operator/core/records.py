@@ -16,6 +16,8 @@ from questline_operator.core.times import parse_time
 Json = Mapping[str, Any]
 Key = tuple[str, str]
 """(namespace, name)."""
+GroupKey = tuple[str, str, int, str, str]
+"""(namespace, the parent's UID, its attempt, that attempt's pod's UID, the group's name)."""
 
 GROUP = "questline.dev"
 LABEL_JOB = f"{GROUP}/job"
@@ -44,6 +46,15 @@ class Parent:
     pod_uid: str
     index: int
     staged: bool
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Dependency:
+    """One entry of spec.after: ``kind`` is job, group or tree."""
+
+    kind: str
+    name: str
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,7 @@ class Job:
     succeeded_attempts: Sequence[int]
     parent: Parent | None
     unique: Unique | None
-    after: Sequence[str]
+    after: Sequence[Dependency]
     cancel: bool
     suspend: bool
     priority: int
@@ -136,11 +147,12 @@ class Job:
                 parent["podUID"],
                 parent["index"],
                 parent.get("staged", True),
+                parent.get("group"),
             ),
             unique=None
             if unique is None
             else Unique(unique.get("key"), unique.get("scope", "Alive"), unique.get("windowSeconds")),
-            after=tuple(item["job"] for item in spec.get("after", ())),
+            after=tuple(Dependency(kind, name) for item in spec.get("after", ()) for kind, name in item.items()),
             cancel=spec.get("cancel", False),
             suspend=spec.get("suspend", False),
             priority=spec.get("priority", 0),
@@ -184,6 +196,23 @@ class Job:
     def is_task(self) -> bool:
         """Whether the SDK runs it (a task) or the kubelet alone does (a command)."""
         return "task" in self.spec
+
+    @property
+    def after_policy(self) -> str:
+        """What must have become of the Jobs in `after`: Succeeded or Finished."""
+        policy: str = self.spec.get("afterPolicy", "Succeeded")
+        return policy
+
+    @property
+    def group(self) -> GroupKey | None:
+        """The group of children that it is of, or None."""
+        return self.group_beside(self.parent.group) if self.parent and self.parent.group else None
+
+    def group_beside(self, name: str) -> GroupKey | None:
+        """The group of that name among the children of the attempt that enqueued this Job; None without a parent."""
+        if self.parent is None:
+            return None
+        return self.namespace, self.parent.uid, self.parent.attempt, self.parent.pod_uid, name
 
     @property
     def duplicate_of(self) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from questline_operator.core import settings
+from questline_operator.core.dependencies import needs
 from questline_operator.core.records import Job, Key, Pod
 from questline_operator.core.states import OutcomeKind
 from questline_operator.core.uniqueness import still_compared
@@ -28,20 +29,22 @@ def expired_jobs(world: World, queue: Key, now: float) -> Iterator[Job]:
 def still_needed(world: World, job: Job, now: float) -> bool:
     """Whether an unfinished descendant, an `after` or a unique rival still needs the record."""
     return (
-        any(not dependant.terminal for dependant in world.dependants_of(job.key))
-        or any(
-            not dependant.terminal
-            for duplicate in world.duplicates_of(job.key)
-            for dependant in world.dependants_of(duplicate.key)
-        )
+        any(not waiter.terminal for waiter in needs(world, job))
+        or _group_is_open(world, job)
         or any(not descendant.terminal for descendant in world.descendants_of(job))
         or still_compared(world, job, now)
     )
 
 
+def _group_is_open(world: World, job: Job) -> bool:
+    """Whether the attempt that enqueued it runs, and may yet enqueue what waits for its group."""
+    parent = world.parent_of(job) if job.group is not None else None
+    return parent is not None and job.parent is not None and parent.active and parent.attempt == job.parent.attempt
+
+
 def _last_finish(world: World, job: Job) -> float:
     """When the last of those that needed it finished, itself included: TTLs run from there."""
-    users = [job, *world.descendants_of(job), *world.dependants_of(job.key)]
+    users = [job, *world.descendants_of(job), *needs(world, job)]
     return max(user.finished_at or user.created_at for user in users)
 
 

@@ -6,6 +6,7 @@ from the moment they are sent, so that a queue's concurrency holds whatever is u
 """
 
 import asyncio
+import heapq
 import logging
 from collections import defaultdict
 from collections.abc import Coroutine
@@ -24,6 +25,7 @@ from questline_operator.core.decide import (
     WriteStatus,
     next_step,
 )
+from questline_operator.core.dependencies import whose_turn_may_come
 from questline_operator.core.lineage import Hold, ancestors
 from questline_operator.core.records import Job, Key, Pod, Queue, Worker
 from questline_operator.core.states import REASON_DELAY_SECONDS, WRITTEN_AT_ONCE, Reason, State
@@ -63,6 +65,7 @@ class Controller:
                 queue=self._queue_changed,
                 worker=self._worker_changed,
                 namespace=self._namespace_changed,
+                watched=self._jobs_watched,
             ),
         )
         self.changed_queues: set[Key] = set()
@@ -79,6 +82,7 @@ class Controller:
         self._competing: set[Key] = set()
         self._held_since: dict[Key, tuple[str, float]] = {}
         self._rejections = Rejections()
+        self._awaiting_watch: list[tuple[int, Key]] = []
         self._wake = asyncio.Event()
         self._acting = False
 
@@ -194,6 +198,8 @@ class Controller:
             self._held_since[job.key] = (hold.reason, now)
         if hold.until is not None:
             self._jobs.mark_at(job.key, hold.until)
+        if hold.watched is not None:
+            heapq.heappush(self._awaiting_watch, (hold.watched, job.key))
         if job.reason == hold.reason and (
             # Which of several Jobs is missing may change; other messages of a reason are as good as each other.
             hold.reason != Reason.DEPENDENCY_MISSING or job.status.get("message") == hold.message
@@ -372,9 +378,8 @@ class Controller:
         if old is None or new is None or _means_else(old, new):
             for child in self.world.children_of(job):
                 self._jobs.mark(child.key)
-            for duplicate in [job, *self.world.duplicates_of(job.key)]:
-                for dependant in self.world.dependants_of(duplicate.key):
-                    self._jobs.mark(dependant.key)
+            for waiter in whose_turn_may_come(self.world, job):
+                self._jobs.mark(waiter.key)
         if old is None or new is None or _means_else(old, new):
             if any(one is not None and (one.cancel or one.state is State.CANCELED) for one in (old, new)):
                 for descendant in self.world.descendants_of(job):
@@ -387,6 +392,11 @@ class Controller:
         if unique is not None and old is not None and _frees_rivals(old, new):
             for rival in self.world.unclaimed_rivals(unique):
                 self._jobs.mark(rival.key)
+
+    def _jobs_watched(self, version: int) -> None:
+        while self._awaiting_watch and self._awaiting_watch[0][0] <= version:
+            self._jobs.mark(heapq.heappop(self._awaiting_watch)[1])
+            self.wake()
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
         pod = new or old

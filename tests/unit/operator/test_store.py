@@ -30,6 +30,7 @@ class Told:
             queue=listener("queue"),
             worker=listener("worker"),
             namespace=lambda name: self.news.append(("namespace", name, None)),
+            watched=lambda version: None,
         )
 
     @property
