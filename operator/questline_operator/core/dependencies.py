@@ -117,12 +117,14 @@ def _gate_of_group(world: World, job: Job, dependency: Dependency) -> Skip | Hol
         return Hold(Reason.DEPENDENCY_PENDING, f"waits for group {name}, {why}")
     if world.watched is not None and parent.resource_version > world.watched:
         return _unseen(f"group {name}", parent.resource_version)
-    verdict = _gate_of_tally(world, job, f"group {name}", world.group(group))
+    tally = world.group(group)
+    verdict = _gate_of_tally(world, job, f"group {name}", tally)
     deleted = deleted_of_group(world, job, dependency)
     if deleted and job.after_policy == SUCCEEDED and not isinstance(verdict, Skip):
+        total = deleted + len(tally)
         return Skip(
             Reason.UPSTREAM_FAILED,
-            f"{deleted} Jobs of group {name}, which it waits for, were deleted: they count as Canceled",
+            f"{deleted} of the {total} Jobs of group {name}, which it waits for, are deleted, which counts as Canceled",
         )
     return verdict
 
