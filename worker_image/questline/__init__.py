@@ -38,7 +38,7 @@ from questline.task import Call, Task, job
 
 if TYPE_CHECKING:
     from questline.attempt import Attempt, JobInfo, current
-    from questline.chains import FanOut, chain, fan_out
+    from questline.chains import FanOut, chain, fan_out, join
     from questline.enqueue import enqueue_many
     from questline.handle import Handle
 
@@ -81,6 +81,7 @@ __all__ = [
     "enqueue_many",
     "fan_out",
     "job",
+    "join",
 ]
 
 _LAZY = {
@@ -90,6 +91,7 @@ _LAZY = {
     "FanOut": "chains",
     "chain": "chains",
     "fan_out": "chains",
+    "join": "chains",
     "enqueue_many": "enqueue",
     "Handle": "handle",
 }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _MAX_JOB_NAME = 50
+_MAX_GROUP_NAME = 40
 _MAX_DELAY_SECONDS = 366 * 86_400
 _MAX_WINDOW_SECONDS = 365 * 86_400
 
@@ -113,12 +114,12 @@ class Options(NamedTuple):
         """Options that the design names and this version does not have yet are refused, never ignored.
 
         Raises:
-            NotSupported: concurrency_key or group is given.
+            NotSupported: concurrency_key is given.
         """
-        for name in ("concurrency_key", "group"):
-            value = getattr(self, name)
-            if value is not None:
-                raise NotSupported(f"the option {name} ({value!r}) is not supported yet: leave it out")
+        if self.concurrency_key is not None:
+            raise NotSupported(
+                f"the option concurrency_key ({self.concurrency_key!r}) is not supported yet: leave it out"
+            )
 
     def spec(self) -> dict[str, Any]:
         """The part of a Job's spec that does not depend on its args."""
@@ -268,7 +269,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "unique": _unique,
     "window": _seconds(1, _MAX_WINDOW_SECONDS),
     "concurrency_key": _text,
-    "group": _text,
+    "group": _dns_label(_MAX_GROUP_NAME),
     "name": _dns_label(_MAX_JOB_NAME),
     "stage": _flag,
 }

@@ -247,7 +247,8 @@ def job(function: Any = None, /, **options: Any) -> Any:
         name: the Job's name, outside an attempt.
         retry_on: only these errors are retried.
         no_retry_on: these errors are not retried.
-        concurrency_key, group: not supported yet.
+        group: the group of children that a child is of, for `join`; inside an attempt only.
+        concurrency_key: not supported yet.
 
     Durations are seconds, a text like "1h30m", or a timedelta.
 

@@ -373,7 +373,7 @@ def test_each_step_of_a_chain_comes_after_the_one_before(attempt: Attempt, in_po
 
 def test_an_option_that_is_not_supported_refuses_the_whole_chain(attempt: Attempt, in_pod: ApiServer) -> None:
     with pytest.raises(NotSupported):
-        chain(resize.call("a"), nothing.options(group="g").call())
+        chain(resize.call("a"), nothing.options(concurrency_key="g").call())
     assert in_pod.requests == []
 
 

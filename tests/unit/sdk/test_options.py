@@ -142,7 +142,7 @@ def test_the_later_of_delay_and_run_at_takes_the_others_place() -> None:
     assert not nothing.options(run_at=moment).options(delay=1).call().spec()["runAt"].startswith("2030-01-01")
 
 
-@pytest.mark.parametrize("name", ["concurrency_key", "group"])
+@pytest.mark.parametrize("name", ["concurrency_key"])
 def test_an_option_that_is_not_built_yet_is_refused_at_enqueue(name: str) -> None:
     task = nothing.options(**{name: "a"})  # type: ignore[arg-type]
     with pytest.raises(NotSupported, match=f"the option {name} .* is not supported yet"):
