@@ -32,7 +32,7 @@ $(READY): requirements-dev.lock pyproject.toml
 
 .PHONY: lock
 lock: $(READY) ## lock the dependencies anew
-	.venv/bin/uv pip compile -q --universal --generate-hashes --group dev --extra operator --extra client pyproject.toml -o requirements-dev.lock
+	.venv/bin/uv pip compile -q --universal --generate-hashes --group dev --extra operator --extra client --extra cli pyproject.toml -o requirements-dev.lock
 	.venv/bin/uv pip compile -q --universal --generate-hashes --extra operator -c requirements-dev.lock pyproject.toml -o requirements-operator.lock
 
 ##@ Checks
@@ -65,9 +65,15 @@ test-long: lint test-unit install ## what takes longer than `make test`
 faults: install ## the fault runs on the real cluster, all of them; their verdicts go to .cluster/records
 	$(PYTHON) -m pytest tests/cluster/faults tests/e2e/test_failover.py --timeout 7200
 
+.PHONY: simulate
+simulate: $(READY) ## random lives of the whole cluster in virtual time: STEPS=1000000 SEED=1
+	@mkdir -p .cluster/records
+	$(PYTHON) -m tests.simulation.campaign --steps $(or $(STEPS),1000000) $(if $(SEED),--seed $(SEED)) --json .cluster/records/simulation.json
+
 .PHONY: mutants
 mutants: $(READY) ## deliberate bugs, each of which the simulation must find
-	$(PYTHON) -m tests.mutants
+	@mkdir -p .cluster/records
+	$(PYTHON) -m tests.mutants --json .cluster/records/mutants.json
 
 ##@ The local cluster
 

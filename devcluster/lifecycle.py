@@ -176,6 +176,13 @@ class Cluster:
                 return False
         return True
 
+    def containerd_serves(self) -> bool:
+        """True when it serves the kubelet too: it listens before it has looked at all the containers that it finds."""
+        if "containerd" not in self.started:
+            return True
+        log = self.paths.log_of("containerd").read_bytes()
+        return b"Start streaming server" in log[self._log_starts["containerd"] :]
+
     def _get(self, path: str) -> dict[str, Any] | None:
         try:
             return self.api.get(path)
@@ -312,6 +319,8 @@ def _start(cluster: Cluster) -> None:
     with ThreadPoolExecutor(1) as pool:
         imported: Future[None] = pool.submit(_import_images, cluster)
         cluster.wait("the API server", cluster.api.ready)
+        # A kubelet that finds it not ready gives up.
+        cluster.wait("containerd to serve", cluster.containerd_serves)
         # The sandbox image must be there before the first pod, which waits for the scheduler at least.
         cluster.ensure("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
         for path, manifest in manifests.dns():

@@ -5,6 +5,7 @@ same moment in either order.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class History:
 
     Attributes:
         events: every change, in the order in which it was seen.
+        ended: the names of the Jobs that are terminal.
+        deleted: how many Jobs and pods are gone, by kind.
         gaps: how often a watch could not go on where it was (the API server's history begins at its start), so that
             what lies between was read from a list: the last version of each object, the others unseen.
     """
@@ -45,6 +48,8 @@ class History:
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.events: list[Event] = []
+        self.ended: set[str] = set()
+        self.deleted: Counter[Resource] = Counter()
         self.gaps = 0
 
     async def __aenter__(self) -> Self:
@@ -146,9 +151,11 @@ class History:
         if meta.get("namespace") != self._namespace or (resource == PODS and LABEL_JOB not in meta.get("labels", {})):
             return
         if type_ == "DELETED":
+            self.deleted[resource] += 1
             (self._jobs if resource == JOBS else self._pods).pop(meta["name"], None)
         elif resource == JOBS:
-            self._jobs[meta["name"]] = Job.parse(raw)
+            job = self._jobs[meta["name"]] = Job.parse(raw)
+            (self.ended.add if job.terminal else self.ended.discard)(job.name)
         else:
             self._pods[meta["name"]] = Pod.parse(raw)
         self.events.append(Event(int(meta["resourceVersion"]), type_, resource, raw))

@@ -18,6 +18,19 @@ _RESOURCES = {"Job": JOBS, "Queue": QUEUES, "Worker": WORKERS}
 _SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts")
 _ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "rolebindings")
 _CONFIG_MAPS = Resource("", "v1", "configmaps")
+CONNECTIONS = 64
+"""Requests under way at once."""
+FAKE_WORKER: Object = {
+    "kind": "Worker",
+    "metadata": {"name": "default"},
+    "spec": {
+        "image": "questline.dev/fake:1",
+        "serviceAccountName": "questline-worker",
+        "nodeSelector": {"type": "kwok"},
+        "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}],
+    },
+}
+"""One whose pods go to the fake nodes."""
 
 
 @contextlib.asynccontextmanager
@@ -45,14 +58,16 @@ class Live:
         self.api = api
         self.namespace = namespace
         self.history = history
+        self._connections = asyncio.Semaphore(CONNECTIONS)
 
     async def apply(self, *manifests: Object) -> None:
-        """Create them, all at one moment."""
+        """Create them by parallel requests."""
         await asyncio.gather(*(self._create(manifest) for manifest in manifests))
 
     async def _create(self, manifest: Object) -> None:
         body = {"apiVersion": API_VERSION, **manifest}
-        await self.api.create(_RESOURCES[manifest["kind"]], self.namespace, body)
+        async with self._connections:
+            await self.api.create(_RESOURCES[manifest["kind"]], self.namespace, body)
 
     async def job(self, name: str, task: str = "tasks:work", **spec: Any) -> str:
         """Create a Job of a task (or a command); returns its name."""

@@ -24,6 +24,7 @@ class Verdict:
     Attributes:
         attempts: the claims that were seen.
         faults: how many were injected, by what they were.
+        measured: other numbers of the run, by what they are with their unit.
         gaps: how often the watcher could not see every version (the API server began anew); see `History`.
     """
 
@@ -33,6 +34,7 @@ class Verdict:
     gaps: int
     faults: Mapping[str, int] = field(default_factory=dict)
     violations: Sequence[str] = ()
+    measured: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -42,6 +44,7 @@ class Verdict:
         concurrency: Mapping[str, int] | None = None,
         faults: Mapping[str, int] | None = None,
         unfinished: Iterable[str] = (),
+        measured: Mapping[str, float] | None = None,
     ) -> Self:
         """Judge a history that has come to its end.
 
@@ -49,6 +52,7 @@ class Verdict:
             concurrency: of the queues whose limit did not change meanwhile.
             faults: how many were injected, by what they were.
             unfinished: the Jobs that rightly still wait.
+            measured: other numbers of the run.
         """
         replay = replayed(history.in_order(), concurrency or {})
         waiting = set(unfinished)
@@ -65,6 +69,7 @@ class Verdict:
             gaps=history.gaps,
             faults=dict(faults or {}),
             violations=tuple(replay.violations),
+            measured=dict(measured or {}),
         )
 
     def save(self, folder: Path, name: str) -> None:
@@ -76,7 +81,8 @@ class Verdict:
         """One line."""
         faults = ", ".join(f"{number} x {what}" for what, number in sorted(self.faults.items())) or "none"
         counts = f"Jobs {self.jobs}, attempts {self.attempts}, events {self.events}, gaps {self.gaps}"
-        return f"{counts}, faults injected: {faults}, violations {len(self.violations)}"
+        measured = "".join(f", {what} {number:g}" for what, number in self.measured.items())
+        return f"{counts}, faults injected: {faults}, violations {len(self.violations)}{measured}"
 
 
 def violations(events: Iterable[Event], *, concurrency: Mapping[str, int] | None = None) -> list[str]:

@@ -16,18 +16,12 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from examples.demo.record import JobView, Record
+from examples.demo.record import Record
 from examples.demo.verdict import Check
+from questline.cli import tree
+from questline.cli.tree import state_of
+from questline.cli.view import JobView
 
-COLOURS = {
-    "Waiting": "dim",
-    "Starting": "cyan",
-    "Running": "cyan",
-    "Succeeded": "green",
-    "Failed": "red",
-    "Canceled": "yellow",
-    "Skipped": "magenta",
-}
 PLAIN_WIDTH = 160  # columns, where there is no terminal to ask
 LABEL_WIDTH = 44  # columns of the tree, from its left edge to the states
 
@@ -85,7 +79,7 @@ class Progress:
             self._mine.add(job.name)
         if job.name not in self._mine:
             return
-        line = Text(f"{time.monotonic() - self._started:6.1f} s  {job.label:<{LABEL_WIDTH}} ")
+        line = Text(f"{time.monotonic() - self._started:6.1f} s  {label_of(job):<{LABEL_WIDTH}} ")
         line.append_text(state_of(job))
         if job.attempt > 1:
             line.append(f"  attempt {job.attempt}")
@@ -110,39 +104,15 @@ class Progress:
         return Group(table, bar, *self._last)
 
 
-def state_of(job: JobView) -> Text:
-    text = Text(job.state, style=COLOURS.get(job.state, ""))
-    if job.reason and job.state in {"Failed", "Canceled", "Skipped"}:
-        text.append(f" ({job.reason})")
-    return text
+def label_of(job: JobView) -> str:
+    """The function, and for whom when the args say so."""
+    recipient = job.spec.get("args", {}).get("recipient")
+    return f"{job.function} {recipient}" if recipient else job.function
 
 
 def job_tree(record: Record, root: str) -> Tree:
     """A Job and its descendants with states, attempts and durations. The root must be in the record."""
-
-    def line(job: JobView, depth: int) -> Text:
-        text = Text(f"{job.label:<{LABEL_WIDTH - 4 * depth}}")
-        text.append_text(state_of(job))
-        text.pad_right(max(0, LABEL_WIDTH - 4 * depth + 22 - len(text)))
-        if job.attempt:
-            text.append(f"{job.attempt} attempt{'s' if job.attempt > 1 else ' '}  ")
-        if job.seconds is not None:
-            text.append(f"{job.seconds:6.2f} s  ")
-        if job.attempt > 1:
-            text.append(f"({', '.join(job.outcomes)})  ", style="dim")
-        if job.state == "Failed":
-            text.append(str(job.status.get("message", "")), style="red")
-        text.rstrip()
-        return text
-
-    def grow(tree: Tree, job: JobView, depth: int) -> None:
-        for child in record.children(job.name):
-            grow(tree.add(line(child, depth)), child, depth + 1)
-
-    job = record.jobs[root]
-    tree = Tree(line(job, 0))
-    grow(tree, job, 1)
-    return tree
+    return tree.job_tree(record, root, label_of, width=LABEL_WIDTH)
 
 
 def mail_lines(deliveries: Sequence[dict[str, Any]]) -> list[Text]:

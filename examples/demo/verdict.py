@@ -10,7 +10,8 @@ from typing import Any
 
 from PIL import Image, ImageChops, ImageStat
 
-from examples.demo.record import JobView, Record
+from examples.demo.record import Record
+from questline.cli.view import JobView
 
 CHAIN = ["process_upload", "generate_thumbnail", "notify_user"]
 

@@ -16,7 +16,7 @@ from questline_operator.shell.clock import SystemClock
 from questline_operator.shell.crd_install import apply_crds
 from questline_operator.shell.http_api import HttpApi
 from tests.cluster.api_server import Server
-from tests.live import Live, live_namespace
+from tests.live import FAKE_WORKER, Live, live_namespace
 from tests.simulation.apiserver import ApiServer
 
 ROOT = Path(__file__).parents[2]
@@ -79,15 +79,5 @@ def fake_nodes(installed: Path) -> Path:
 @pytest.fixture
 async def fake(api: HttpApi, fake_nodes: Path) -> AsyncIterator[Live]:
     """A namespace whose Worker's pods go to the fake nodes."""
-    worker = {
-        "kind": "Worker",
-        "metadata": {"name": "default"},
-        "spec": {
-            "image": "questline.dev/fake:1",
-            "serviceAccountName": "questline-worker",
-            "nodeSelector": {"type": "kwok"},
-            "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}],
-        },
-    }
-    async with live_namespace(api, worker) as namespace:
+    async with live_namespace(api, FAKE_WORKER) as namespace:
         yield namespace

@@ -1,4 +1,4 @@
-"""The deployed operator that leads, whose processes are this machine's too: to kill and to stop them as a fault does."""
+"""The deployed operator that leads, whose processes are this machine's too: tests kill and stop them as faults do."""
 
 import asyncio
 import contextlib

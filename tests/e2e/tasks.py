@@ -1,5 +1,6 @@
 """The tasks of the tests on the real kubelet, well-behaved and not. Mounted into worker pods as /app/tasks.py."""
 
+import asyncio
 import ctypes
 import json
 import os
@@ -8,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from questline import current, fan_out, job
+from questline import Cancel, Fail, Retry, Snooze, current, fan_out, job
 
 
 def stamp(what: str) -> None:
@@ -123,6 +124,67 @@ def shouts() -> str:
     line = "y" * 1023 + "\n"
     for _ in range(100 * 1024):
         sys.stdout.write(line)
+    return "done"
+
+
+@job()
+def steers(how: str, delay: float = 1.0, times: int = 1) -> dict[str, float]:
+    """Ask for another end in the first attempts; the result is the moment of the last one's beginning."""
+    begun = time.time()
+    if current().attempt <= times:
+        match how:
+            case "Snooze":
+                raise Snooze(delay, f"attempt {current().attempt} is too early")
+            case "Retry":
+                raise Retry(delay, f"attempt {current().attempt} is too early")
+            case "Fail":
+                raise Fail("no further attempt would help")
+            case "Cancel":
+                raise Cancel("no longer wanted")
+    return {"begun": begun}
+
+
+@job()
+async def steers_async(how: str, delay: float = 1.0) -> str:
+    """The same of a coroutine."""
+    await asyncio.sleep(0)
+    if current().attempt == 1:
+        raise {"Snooze": Snooze, "Retry": Retry}[how](delay, "later")
+    return "done"
+
+
+@job(max_attempts=1)
+def is_interrupted() -> str:
+    """Take long in the first attempt, with a clean-up that it tells of; the second attempt returns."""
+    if current().attempt == 1:
+        try:
+            stamp("waiting")
+            time.sleep(600)
+        finally:
+            stamp("cleaned up")
+    return "done"
+
+
+@job()
+def ends_by_itself(how: str) -> str:
+    """Work until the pod is to end, in the first attempt."""
+    if current().attempt == 1:
+        stamp("waiting")
+        current().stopping.wait()
+        stamp("stopping")
+        if how == "Snooze":
+            raise Snooze(0, "the pod is to end")
+        return "saved"
+    return "done"
+
+
+@job()
+async def ends_by_itself_async() -> str:
+    """The same of a coroutine."""
+    if current().attempt == 1:
+        stamp("waiting")
+        await current().stopping.wait_async()
+        raise Snooze(0, "the pod is to end")
     return "done"
 
 

@@ -16,7 +16,9 @@ import pytest
 import yaml
 
 from examples.demo.cluster import CHECKOUT, JOBS, PODS, Cluster, DemoError, Event, WatchLost
-from examples.demo.record import JobView, Record
+from examples.demo.record import Record
+from examples.demo.show import label_of
+from questline.cli.view import JobView
 
 MANIFESTS = CHECKOUT / "examples" / "manifests"
 PATIENCE = 120.0  # seconds for an example to end
@@ -161,7 +163,7 @@ def test_fan_out_by_enqueue_reaches_each_recipient_once_though_enqueued_twice(ex
     roots = ["python-broadcast", "python-broadcast-again"]
     examples.until(lambda record: record.is_complete(roots))
     emails = [job for root in roots for job in examples.record.children(root)]
-    assert Counter(job.label for job in emails if job.state == "Succeeded") == {
+    assert Counter(label_of(job) for job in emails if job.state == "Succeeded") == {
         f"send_email {recipient}": 1 for recipient in examples.job(roots[0]).spec["args"]["recipients"]
     }
     assert Counter((job.state, job.reason) for job in emails) == {

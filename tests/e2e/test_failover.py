@@ -1,5 +1,6 @@
-"""Two operators, of which one leads: what happens when it is told to go, is killed, crashes again and again, or is stopped
-and goes on. Under load, with the Lease's default settings, and judged by an independent watcher.
+"""Two operators, of which one leads: it is told to go, is killed, crashes again and again, or is stopped and goes on.
+
+Under load, with the Lease's default settings, and judged by an independent watcher.
 
 Each test prints how long no Job was claimed, and leaves it in .cluster/records for docs/reliability.md.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from questline_operator.core.states import State
-from tests.e2e.flow import CONCURRENCY, QUEUE, Flow
+from tests.e2e.flow import CONCURRENCY, Flow
 from tests.e2e.operator_process import LEASE, NAMESPACE, LeadingOperator, ended, leading_operator
 from tests.kube import Kube
 from tests.live import Live
@@ -43,11 +44,10 @@ class Rounds:
 
     async def leader(self) -> LeadingOperator:
         """Who leads, at a random moment at which Jobs are claimed and another one stands by."""
-        leader = await leading_operator(self.live.api)
         self.kube.kubectl("rollout", "status", f"deployment/{LEASE}", "-n", NAMESPACE, "--timeout=120s")
         await self.flow.claims()
         await asyncio.sleep(self.chance.uniform(0.0, 2.0))  # what is random is the moment: nothing is waited for
-        return leader
+        return await leading_operator(self.live.api)
 
     async def claimed_after(self, fault: str, leader: LeadingOperator, began: float, *, limit: float) -> float:
         """Note the fault, and the time until a later leader claims; that time, in seconds.
@@ -58,15 +58,19 @@ class Rounds:
         self.faults[fault] = self.faults.get(fault, 0) + 1
         await self.flow.claims(epoch=leader.epoch + 1)
         taken = time.monotonic() - began
-        self.seconds.setdefault(fault, []).append(round(taken, 2))
+        self.note(f"{fault}, to the next claim", taken)
         assert taken <= limit, f"{fault}: the next claim came after {taken:.1f} s"
         return taken
 
+    def note(self, what: str, seconds: float) -> None:
+        """Keep a measured time."""
+        self.seconds.setdefault(what, []).append(round(seconds, 2))
+
     def __str__(self) -> str:
-        """One line for each fault."""
+        """One line for each kind of measured time."""
         return "\n".join(
-            f"  {fault}, to the next claim: p50 {statistics.median(all_):.2f} s, max {max(all_):.2f} s, of {len(all_)}"
-            for fault, all_ in self.seconds.items()
+            f"  {what}: p50 {statistics.median(all_):.2f} s, max {max(all_):.2f} s, of {len(all_)}"
+            for what, all_ in self.seconds.items()
         )
 
 
@@ -78,7 +82,7 @@ async def rounds(live: Live, kube: Kube, request: pytest.FixtureRequest) -> Asyn
     async with Flow(live) as flow:
         played = Rounds(live, flow, kube, random.Random(seed))
         yield played
-    verdict = Verdict.of(live.history, concurrency={QUEUE: CONCURRENCY}, faults=played.faults)
+    verdict = Verdict.of(live.history, concurrency=CONCURRENCY, faults=played.faults)
     name: str = request.node.name
     with request.getfixturevalue("capsys").disabled():
         print(f"\n{name}: {verdict}\n{played}")
@@ -112,6 +116,27 @@ async def play_deletions(play: Rounds, count: int) -> None:
         began = time.monotonic()
         replace(play.kube, leader)
         await play.claimed_after("leader's pod deleted", leader, began, limit=TERM_SECONDS)
+
+
+async def play_rollouts(play: Rounds, count: int) -> None:
+    """Both are replaced, one after the other, and Jobs are claimed all the time."""
+    deployment = (f"deployment/{LEASE}", "-n", NAMESPACE)
+    for _ in range(count):
+        leader = await play.leader()
+        play.kube.kubectl("rollout", "restart", *deployment)
+        rollout = asyncio.create_task(
+            asyncio.to_thread(play.kube.kubectl, "rollout", "status", *deployment, "--timeout=120s")
+        )
+        longest = 0.0
+        while not rollout.done():
+            began = time.monotonic()
+            await play.flow.claims()
+            longest = max(longest, time.monotonic() - began)
+        await rollout
+        play.faults["rollout"] = play.faults.get("rollout", 0) + 1
+        play.note("rollout, longest time between two claims", longest)
+        assert longest <= 2 * TERM_SECONDS, "both may lead in turn before the new one does"
+        await play.flow.claims(epoch=leader.epoch + 1)
 
 
 async def play_kills(play: Rounds, count: int) -> None:
@@ -162,7 +187,7 @@ async def play_stops(play: Rounds, count: int) -> None:
                 await ended(pids)
         except TimeoutError:
             raise AssertionError(f"{leader.pod} has not left {LEAVE_SECONDS:g} s after it went on") from None
-        play.seconds.setdefault("went on, to its end", []).append(round(time.monotonic() - thawed, 2))
+        play.note("leader that goes on, to its end", time.monotonic() - thawed)
         said = [line for line in (await log).splitlines() if "leaving: " in line]
         assert len(said) == 1, said
         replace(play.kube, leader)
@@ -173,6 +198,13 @@ async def test_after_sigterm_the_next_leader_claims_within_three_seconds(
 ) -> None:
     async with rounds(live, kube, request) as play:
         await play_deletions(play, 5)
+
+
+async def test_while_a_rollout_replaces_both_operators_jobs_are_claimed(
+    live: Live, kube: Kube, request: pytest.FixtureRequest
+) -> None:
+    async with rounds(live, kube, request) as play:
+        await play_rollouts(play, 1)
 
 
 async def test_after_sigkill_jobs_are_claimed_within_twenty_seconds_restarted_or_by_the_other(
@@ -201,10 +233,11 @@ async def test_thirty_stopped_leaders_that_go_on_break_nothing_and_leave(
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-async def test_thirty_deletions_and_twenty_kills_keep_the_limits(
+async def test_thirty_deletions_twenty_kills_and_five_rollouts_keep_the_limits(
     live: Live, kube: Kube, request: pytest.FixtureRequest
 ) -> None:
     async with rounds(live, kube, request) as play:
         await play_deletions(play, 30)
+        await play_rollouts(play, 5)
         await play_kills(play, 10)
         await play_crash_loops(play, 10)

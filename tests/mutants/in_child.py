@@ -14,8 +14,9 @@ import pytest
 FOLDER = "QUESTLINE_MUTANT_FOLDER"
 """Environment: the folder that `questline_operator` must come from."""
 NOTES = "QUESTLINE_MUTANT_NOTES"
-"""Environment: the file that gets one JSON object a line, for each test that has ended."""
+"""Environment: the file that gets one JSON object a line, for each test when it begins and when it has ended."""
 WHY_LIMIT = 600
+WHY_LINES = 10
 
 
 def pytest_configure() -> None:
@@ -34,12 +35,20 @@ def pytest_sessionfinish() -> None:
     _check_origin()
 
 
+def pytest_runtest_logstart(nodeid: str) -> None:
+    """Note a test that begins: one that hangs is never heard of again."""
+    _note(test=nodeid, ended=False)
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Note a test that has ended, or failed in its preparation."""
     if report.when == "call" or report.failed:
-        note = {"test": report.nodeid, "failed": report.failed, "why": _why(report) if report.failed else ""}
-        with Path(os.environ[NOTES]).open("a") as file:
-            file.write(json.dumps(note) + "\n")
+        _note(test=report.nodeid, ended=True, failed=report.failed, why=_why(report) if report.failed else "")
+
+
+def _note(**note: str | bool) -> None:
+    with Path(os.environ[NOTES]).open("a") as file:
+        file.write(json.dumps(note) + "\n")
 
 
 def _check_origin() -> None:
@@ -54,5 +63,7 @@ def _check_origin() -> None:
 
 def _why(report: pytest.TestReport) -> str:
     """The error's own lines of pytest's account, on one line."""
-    told = [line[1:].strip() for line in report.longreprtext.splitlines() if line.startswith("E ")]
+    lines = report.longreprtext.splitlines()
+    # A group of errors is told as Python tells it, without pytest's marks: its last words are as good.
+    told = [line[1:].strip() for line in lines if line.startswith("E ")] or lines[-WHY_LINES:]
     return " ".join(told)[:WHY_LIMIT]

@@ -171,7 +171,9 @@ class Client:
         if not self._severed:
             self._server.send(call, apply, answer)
         elif cut == "after":
-            self._server.send(call, apply, loop.create_future())
+            unseen: asyncio.Future[T] = loop.create_future()
+            unseen.cancel()
+            self._server.send(call, apply, unseen)
         result = await answer
         await self._unfrozen()
         return result

@@ -1,78 +1,181 @@
-"""One seeded random life of a whole simulated cluster: what is asked of it, what breaks, and what its tasks do.
+"""Lives a plan to its end: a simulated cluster with two operators, who asks of it, and what breaks.
 
-Everything is drawn from the seed, and what an attempt does only from the seed, its Job's name and its number: so a run
-is the same every time, and a failure is replayed by its seed.
+Everything follows from the plan, and what an attempt does only from the plan and its Job's scripts and number: so the
+same plan is the same life every time.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from questline_operator.core.states import State
-from questline_operator.shell.api import JOBS, PODS, QUEUES, WORKERS, ApiError, Object, Resource
+from questline_operator.shell.api import CONFIG_MAPS, JOBS, LEASES, PODS, QUEUES, WORKERS, ApiError, Object, Resource
+from questline_operator.shell.epoch import FENCE
+from tests.simulation.apiserver import Cut
+from tests.simulation.clock import run_simulated
 from tests.simulation.cluster import NAMESPACE, Cluster, a_job, a_queue
 from tests.simulation.faults import Fault, internal_error, too_many_requests
 from tests.simulation.judge import Judge
-from tests.simulation.policies import immutable, lineage, report
-from tests.simulation.sdk import Attempt, Ended, canceled, exits, failed, fatal, retry, snoozed, succeeded
+from tests.simulation.plan import (
+    Ask,
+    Child,
+    Compact,
+    Deed,
+    DeleteJob,
+    EditJob,
+    EditQueue,
+    EditWorker,
+    EndWatches,
+    Freeze,
+    JumpClock,
+    Kill,
+    Lag,
+    LoseNode,
+    Partition,
+    Plan,
+    Script,
+    TakePod,
+    Terminate,
+    Trouble,
+    Who,
+)
+from tests.simulation.policies import Fence, immutable, lineage, report
+from tests.simulation.replica import NAMESPACE as SYSTEM
+from tests.simulation.replica import Replica
+from tests.simulation.sdk import (
+    Attempt,
+    Ended,
+    FateUnknownError,
+    canceled,
+    exits,
+    failed,
+    fatal,
+    retry,
+    snoozed,
+    succeeded,
+)
+from tests.simulation.store import Change
 
-QUEUES_OF_JOBS = ("default", "narrow", "wide")
-CHAOS_SECONDS = 45.0
+MENDING_SECONDS = 45.0
+"""So long after the last fault an operator leads, and whatever was late or hung is over."""
+SETTLING_SECONDS = 4_000.0
+DEPTH = 2
+"""Attempts of Jobs so deep enqueue no more."""
+LAST_SCRIPTED_ATTEMPT = 12
+"""Later ones succeed: a script that always snoozes would never end."""
+_RESOURCES: dict[str, Resource] = {resource.plural: resource for resource in (JOBS, PODS, QUEUES, WORKERS)}
+_ENDS: dict[str, Callable[[], Ended]] = {
+    "failed": failed,
+    "crashed": lambda: exits(3),
+    "retry": lambda: retry(2.0),
+    "snoozed": lambda: snoozed(2.0),
+    "fatal": fatal,
+    "canceled": canceled,
+}
 
 
-class Chaos:
-    """A cluster, and who asks and breaks.
+class ReplicatedCluster(Cluster):
+    """A cluster whose operator is two replicas that elect a leader, behind the chart's policies."""
+
+    def __init__(self, plan: Plan, judged: Callable[[str], None], **kubelet: Any) -> None:
+        super().__init__(**kubelet)
+        self.note = judged
+        self.replicas = [
+            Replica(self.server, name, skew=skew, note=self.note) for name, skew in zip("ab", plan.skews, strict=True)
+        ]
+        self.fence = Fence(self.server, namespace=SYSTEM, lag=plan.fence_lag)
+        self.server.store.admission.extend([lineage, report, immutable, self.fence])
+
+    def start_operator(self) -> None:
+        """Start both."""
+        for replica in self.replicas:
+            replica.start()
+
+    async def crash_operator(self) -> None:
+        """Kill both; none comes back."""
+        for replica in self.replicas:
+            await replica.kill(seconds=float("inf"))
+
+
+class Life:
+    """One run of a plan.
 
     Attributes:
         told: how the code of each pod ended by itself, by the pod's UID.
         log: what was done and when, for whoever looks for a cause.
-        errors: errors of the operator that nobody foresaw.
         history: every change, as (type, plural, name, resourceVersion).
+        faults: how often each kind of fault was injected.
+        actions: how many deeds of the plan found something to act on.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
         self.told: dict[str, str] = {}
         self.log: list[str] = []
-        self.errors: list[str] = []
-        self._dice = random.Random(seed)
-        starts = random.Random(f"starts/{seed}")
-        self.cluster = Cluster(
-            {"work": self._work, "once": self._once, "": self._once},
-            seed=seed,
+        self.history: list[tuple[str, str, str, int]] = []
+        self.faults: Counter[str] = Counter()
+        self.actions = 0
+        self._errors: list[str] = []
+        self._scripts_of: dict[str, Sequence[int]] = {}
+        self._asked: list[str] = []
+        self._held: set[str] = set()
+        self._troubles: list[tuple[str, Fault]] = []
+        starts = random.Random(plan.seed)
+        self.cluster = ReplicatedCluster(
+            plan,
+            self._note,
+            behaviours={"work": self._work, "": self._work},
+            seed=plan.seed,
             start_seconds=lambda pod: starts.uniform(0.3, 1.5),
-            notice_seconds=(starts.uniform(0.05, 2.0), starts.uniform(0.05, 2.0)),
+            notice_seconds=plan.notice,
+            nodes=3,
         )
         self.judge = Judge(self.cluster.server)
-        self.history: list[tuple[str, str, str, int]] = []
-        self.cluster.server.store.admission.extend([lineage, report, immutable])
-        self.cluster.server.store.observers.append(
-            lambda change: self.history.append((change.type, change.resource.plural, change.key[1], change.version))
-        )
+        self.judge.leading = lambda: [replica.name for replica in self.cluster.replicas if replica.leads]
+        self.judge.clock_error = max(map(abs, plan.skews))
+        self.cluster.server.store.observers.append(self._see)
 
     async def run(self) -> list[str]:
         """Live it to the end; what was broken."""
-        catcher = _Errors(self.errors)
+        catcher = _Errors(self._errors)
         logging.getLogger("questline_operator").addHandler(catcher)
         try:
             async with self.cluster:
-                await self._ask()
-                await self._break_things()
+                narrow, wide = self.plan.concurrency
+                await self.cluster.apply(a_queue("narrow", concurrency=narrow), a_queue("wide", concurrency=wide))
+                for deed in self.plan.deeds:
+                    await asyncio.sleep(deed.pause)
+                    await self._do(deed)
+                await asyncio.sleep(self.plan.rest)
                 await self._mend()
                 with suppress(AssertionError):  # the judge says what of it is wrong
-                    await self.cluster.until(self._settled, seconds=4000)
-                await asyncio.sleep(100)
-                before = self.cluster.writes(JOBS, QUEUES, WORKERS)
-                await asyncio.sleep(60)
-                idle = self.cluster.writes(JOBS, QUEUES, WORKERS) - before
+                    await self.cluster.until(self._settled, seconds=SETTLING_SECONDS)
+                # A record that its window kept may go until then.
+                await asyncio.sleep(80 + self.judge.clock_error)
+                before = self.cluster.writes(JOBS, QUEUES, WORKERS, PODS)
+                await asyncio.sleep(20)
+                if idle := self.cluster.writes(JOBS, QUEUES, WORKERS, PODS) - before:
+                    self._errors.append(f"{idle} writes in twenty seconds in which nothing happened")
                 verdict = self.judge.verdict(self.cluster.kubelet.runs, self.told)
-                if idle:
-                    verdict.append(f"{idle} writes in a minute in which nothing happened")
         finally:
             logging.getLogger("questline_operator").removeHandler(catcher)
-        return verdict + self.errors
+        for kind, fault in self._troubles:
+            self.faults[kind] += fault.hits
+        self.faults["refused by the fence"] += self.cluster.fence.refused
+        return verdict + self._errors
+
+    @property
+    def steps(self) -> int:
+        """Changes that were applied to the API server; renewals of the Lease do not count."""
+        return len(self.history)
+
+    def _see(self, change: Change) -> None:
+        if change.resource != LEASES:
+            self.history.append((change.type, change.resource.plural, change.key[1], change.version))
 
     def _note(self, what: str) -> None:
         self.log.append(f"{self.cluster.clock.monotonic():8.3f} {what}")
@@ -80,219 +183,293 @@ class Chaos:
     # What attempts do
 
     async def _work(self, attempt: Attempt) -> Ended:
-        """Some work, some children, and an end that is drawn too."""
-        dice = random.Random(f"{self.seed}/{attempt.job}/{attempt.number}")
-        attempt.handles_sigterm = dice.random() < 0.2
-        await attempt.work(dice.uniform(0.0, 3.0))
-        for _ in range(dice.choice((0, 0, 1, 1, 2, 3)) if attempt.payload["job"]["depth"] < 2 else 0):
-            await self._enqueue(attempt, dice)
-            await attempt.work(dice.choice((0.0, dice.uniform(0.0, 1.0))))
-        return self._ends(attempt, dice)
-
-    async def _once(self, attempt: Attempt) -> Ended:
-        """Work without children."""
-        dice = random.Random(f"{self.seed}/{attempt.job}/{attempt.number}")
-        await attempt.work(dice.uniform(0.0, 5.0))
+        numbers = self._scripts_of.get(attempt.job) or attempt.args.get("scripts") or (0,)
+        number = numbers[(attempt.number - 1) % len(numbers)]
+        script = self.plan.scripts[number % len(self.plan.scripts)]
+        attempt.handles_sigterm = script.deaf
+        await attempt.work(script.work)
         if not attempt.task:
-            code = dice.choice((0, 0, 0, 3))
+            code = 0 if script.end == "succeeded" or attempt.number > LAST_SCRIPTED_ATTEMPT else 3
             self.told[attempt.pod_uid] = "Failed" if code else "Succeeded"
             return exits(code, '{"rows": 3}')
-        return self._ends(attempt, dice)
+        if attempt.payload["job"]["depth"] < DEPTH:
+            try:
+                for child in script.children:
+                    await self._enqueue(attempt, child)
+            except (ApiError, FateUnknownError) as error:
+                self.told[attempt.pod_uid] = "Failed"
+                return failed(str(error), error=type(error).__name__)
+            if script.stray:
+                attempt.enqueue_unseen("tasks:work", args={"scripts": [0]})
+        return self._end(attempt, script)
 
-    async def _enqueue(self, attempt: Attempt, dice: random.Random) -> None:
-        queue, staged = dice.choice(QUEUES_OF_JOBS), dice.random() < 0.8
-        if dice.random() < 0.3:
-            unique = {"key": dice.choice("ab")}
-            await attempt.enqueue("tasks:once", unique=unique, staged=staged, queue=queue)
-        else:
-            await attempt.enqueue("tasks:work", staged=staged, queue=queue, maxAttempts=dice.choice((1, 2, 5)))
-
-    def _ends(self, attempt: Attempt, dice: random.Random) -> Ended:
-        ends: dict[Callable[[], Ended], float] = {
-            succeeded: 14,
-            failed: 4,
-            lambda: exits(3): 1,
-            lambda: retry(2.0): 1,
-            lambda: snoozed(2.0): 1,
-            fatal: 0.5,
-            canceled: 0.5,
-        }
-        ended = dice.choices(list(ends), list(ends.values()))[0]()
-        self.told[attempt.pod_uid] = str(ended.outcome["outcome"]) if ended.outcome else "Failed"
-        return ended.unreported() if dice.random() < 0.2 else ended
-
-    # What is asked
-
-    async def _ask(self) -> None:
-        dice = self._dice
-        await self.cluster.apply(a_queue("narrow", concurrency=dice.choice((1, 2))), a_queue("wide", concurrency=4))
-        names: list[str] = []
-        for number in range(dice.randint(6, 14)):
-            await self._ask_one(f"job-{number:02}", names)
-            names.append(f"job-{number:02}")
-            await asyncio.sleep(dice.choice((0.0, 0.0, dice.uniform(0.0, 1.0))))
-
-    async def _ask_one(self, name: str, names: list[str]) -> None:
-        dice = self._dice
-        spec: Object = {"queue": dice.choice(QUEUES_OF_JOBS), "maxAttempts": dice.choice((1, 3, 5))}
-        spec["backoff"] = {"baseSeconds": dice.choice((0, 1, 2))}
-        spec["priority"] = dice.choice((0, 0, 0, 5, -5))
-        kind = dice.choice(("task", "task", "task", "unique", "unique", "command"))
-        if kind == "unique":
-            spec["unique"] = {"key": dice.choice("ab")}
-            if dice.random() < 0.3:
-                spec["unique"] |= {"scope": "Window", "windowSeconds": dice.choice((5, 30))}
-            spec["task"] = "tasks:once"
-        elif kind == "command":
-            spec |= {"command": ["load"], "image": "load:1"}
-        if names and dice.random() < 0.4:
-            spec["after"] = [{"job": one} for one in dice.sample(names, min(len(names), dice.randint(1, 2)))]
-            spec["afterPolicy"] = dice.choice(("Succeeded", "Finished"))
-        if dice.random() < 0.1:
-            spec["suspend"] = True
-        if dice.random() < 0.1:
-            spec["ttlSecondsAfterFinished"] = 1
-        with suppress(ApiError):
-            self.cluster.server.store.create(JOBS, NAMESPACE, a_job(name, **spec))
-            self._note(f"Job {name} {spec}")
-
-    # What breaks
-
-    async def _break_things(self) -> None:
-        dice, clock = self._dice, self.cluster.clock
-        deeds: dict[Callable[[], None], float] = {
-            self._add_fault: 6,
-            self._end_watches: 3,
-            self._lag: 2,
-            self._compact: 1,
-            self._take_pod: 5,
-            self._delete_job: 1.5,
-            self._edit_job: 3,
-            self._edit_queue: 1,
-        }
-        number = 0
-        end = clock.monotonic() + CHAOS_SECONDS
-        while clock.monotonic() < end:
-            await asyncio.sleep(dice.expovariate(1.2))
-            if dice.random() < 0.12:
-                self._note("operator killed")
-                await self.cluster.crash_operator()
-                await asyncio.sleep(dice.choice((0.0, dice.uniform(0.0, 8.0))))
-                self.cluster.start_operator()
-                self._note("operator started")
-            elif dice.random() < 0.1:
-                number += 1
-                await self._ask_one(f"late-{number}", [job.name for job in self.cluster.jobs()])
-            else:
-                dice.choices(list(deeds), list(deeds.values()))[0]()
-
-    def _add_fault(self) -> None:
-        dice = self._dice
-        fault = Fault(
-            client=dice.choice(("operator-", "operator-", "pod/")),
-            verb=dice.choice((None, "patch", "create", "create", "delete", "get", "list", "watch")),
-            resource=dice.choice((None, JOBS, PODS, PODS)),
-            times=dice.randint(1, 6),
-            probability=dice.choice((0.3, 1.0)),
+    async def _enqueue(self, attempt: Attempt, child: Child) -> None:
+        await attempt.work(child.pause)
+        await attempt.enqueue(
+            "tasks:work",
+            unique=_unique(child.unique),
+            staged=child.staged,
+            queue=child.queue,
+            maxAttempts=child.max_attempts,
+            args={"scripts": list(child.scripts)},
         )
-        kind = dice.choice(("request", "answer", "answer", "error", "slow"))
-        if kind == "slow":
-            fault.delay_seconds, fault.answer_delay_seconds = dice.uniform(0, 2), dice.uniform(0, 2)
-        elif kind == "error":
-            unavailable = ApiError(503, "ServiceUnavailable", "the server is currently unable to handle the request")
-            fault.error = dice.choice((too_many_requests(dice.uniform(0.1, 3)), internal_error(), unavailable))
+
+    def _end(self, attempt: Attempt, script: Script) -> Ended:
+        if script.end == "succeeded" or attempt.number > LAST_SCRIPTED_ATTEMPT:
+            ended = succeeded({"by": attempt.pod_uid})
         else:
-            fault.lose = "request" if kind == "request" else "answer"
-            fault.hang_seconds = dice.choice((0.0, dice.uniform(0, 10)))
+            ended = _ENDS[script.end]()
+        self.told[attempt.pod_uid] = str(ended.outcome["outcome"]) if ended.outcome else "Failed"
+        return ended if script.reports else ended.unreported()
+
+    # What is asked, and what breaks
+
+    async def _do(self, deed: Deed) -> None:
+        self._note(f"{deed}")
+        done = True
+        match deed:
+            case Ask():
+                done = self._ask(deed)
+            case EditJob() | DeleteJob():
+                done = self._edit_job(deed)
+            case EditQueue():
+                self._edit_queue(deed)
+            case EditWorker():
+                operations = [{"op": "add", "path": "/spec/image", "value": f"w:{len(self.log)}"}]
+                self.cluster.server.store.patch(WORKERS, NAMESPACE, "default", operations)
+            case TakePod() | LoseNode():
+                done = self._take(deed)
+            case Trouble():
+                self._trouble(deed)
+            case EndWatches(resource=plural, how=how):
+                ended = self.cluster.server.end_watches(
+                    _RESOURCES.get(plural or ""), client="operator-", broken=how == "break", expired=how == "expire"
+                )
+                self.faults[f"watches: {how}"] += ended
+            case Lag(resource=plural, seconds=seconds):
+                self._lag(plural, seconds)
+            case Compact(ended=ended):
+                self.faults["history compacted"] += 1
+                self.cluster.server.compact()
+                if ended:
+                    self.cluster.server.end_watches(client="operator-", broken=True)
+            case Kill() | Terminate() | Freeze() | Partition() | JumpClock():
+                done = await self._hurt(deed)
+        self.actions += done
+
+    def _ask(self, ask: Ask) -> bool:
+        name = f"job-{len(self._asked):02}"
+        spec: Object = {
+            "queue": ask.queue,
+            "maxAttempts": ask.max_attempts,
+            "backoff": {"baseSeconds": ask.base_seconds},
+            "priority": ask.priority,
+        }
+        if ask.command:
+            spec |= {"command": ["load"], "image": "load:1"}
+        else:
+            spec |= {"task": "tasks:work", "args": {"scripts": list(ask.scripts)}}
+        if ask.unique is not None:
+            spec["unique"] = _unique(ask.unique)
+            if ask.window:
+                spec["unique"] |= {"scope": "Window", "windowSeconds": ask.window}
+        if ask.after and self._asked:
+            after = dict.fromkeys(self._asked[place % len(self._asked)] for place in ask.after)
+            spec |= {
+                "after": [{"job": one} for one in after],
+                "afterPolicy": "Finished" if ask.finished else "Succeeded",
+            }
+        if ask.suspend:
+            spec["suspend"] = True
+        if ask.ttl is not None:
+            spec["ttlSecondsAfterFinished"] = ask.ttl
+        if ask.run_at:
+            spec["runAt"] = self.cluster.server.store.timestamp(ask.run_at)
+        self._asked.append(name)
+        self._scripts_of[name] = ask.scripts
+        self.cluster.server.store.create(JOBS, NAMESPACE, a_job(name, **spec))
+        return True
+
+    def _edit_job(self, deed: EditJob | DeleteJob) -> bool:
+        jobs = self.cluster.jobs()
+        # The unfinished ones first: whatever is done to a finished Job is soon told.
+        jobs.sort(key=lambda job: (job.terminal, job.name))
+        if not jobs:
+            return False
+        job = jobs[deed.job % len(jobs)]
+        self._note(f"  it is {job.name}, {job.state}")
+        if isinstance(deed, DeleteJob):
+            self.faults["Job deleted"] += 1
+            self.judge.deleted_by_hand.add(job.uid)
+            self.cluster.server.store.delete(JOBS, NAMESPACE, job.name)
+        elif deed.what == "touch":
+            operations = [{"op": "add", "path": "/metadata/annotations", "value": {"touched": str(len(self.log))}}]
+            self.cluster.server.store.patch(JOBS, NAMESPACE, job.name, operations)
+        elif deed.what == "priority":
+            self._set(JOBS, job.name, "priority", deed.value)
+        else:
+            field, value = {"cancel": ("cancel", True), "suspend": ("suspend", True), "resume": ("suspend", False)}[
+                deed.what
+            ]
+            self._set(JOBS, job.name, field, value)
+        return True
+
+    def _edit_queue(self, deed: EditQueue) -> None:
+        if deed.concurrency is not None:
+            self._set(QUEUES, deed.queue, "concurrency", deed.concurrency)
+        else:
+            self._set(QUEUES, deed.queue, "paused", deed.paused)
+
+    def _set(self, resource: Resource, name: str, field: str, value: object) -> None:
+        operations = [{"op": "add", "path": f"/spec/{field}", "value": value}]
+        self.cluster.server.store.patch(resource, NAMESPACE, name, operations)
+
+    def _take(self, deed: TakePod | LoseNode) -> bool:
+        pods = [pod for pod in self.cluster.pods() if pod.phase in ("Pending", "Running")]
+        kubelet, store = self.cluster.kubelet, self.cluster.server.store
+        if not pods:
+            return False
+        if isinstance(deed, LoseNode):
+            self.faults["node lost"] += 1
+            kubelet.lose_node(deed.node)
+            return True
+        pod = pods[deed.pod % len(pods)]
+        self._note(f"  it is {pod.name}")
+        self.faults[f"pod: {deed.how}"] += 1
+        if deed.how == "evict":
+            kubelet.evict(NAMESPACE, pod.name)
+        elif deed.how == "pressure":
+            kubelet.node_pressure(NAMESPACE, pod.name)
+        elif deed.how == "lose":
+            kubelet.lose(NAMESPACE, pod.name)
+        else:
+            store.delete(PODS, NAMESPACE, pod.name, grace_seconds=0 if deed.how == "force" else None)
+        return True
+
+    def _trouble(self, deed: Trouble) -> None:
+        verb, plural = deed.what
+        fault = Fault(
+            client=deed.who,
+            verb=verb,  # type: ignore[arg-type]
+            resource=_RESOURCES.get(plural or ""),
+            times=deed.times,
+        )
+        match deed.kind:
+            case "request" | "answer":
+                fault.lose, fault.hang_seconds = deed.kind, deed.seconds
+            case "slow":
+                fault.delay_seconds = deed.seconds
+            case "late answer":
+                fault.answer_delay_seconds = deed.seconds
+            case "429":
+                fault.error = too_many_requests(deed.seconds)
+            case "500":
+                fault.error = internal_error()
+            case "503":
+                fault.error = ApiError(
+                    503, "ServiceUnavailable", "the server is currently unable to handle the request"
+                )
+            case "quota":
+                fault.client, fault.verb, fault.resource = "operator-", "create", PODS
+                fault.error = ApiError(403, "Forbidden", "exceeded quota: pods, requested: pods=1")
+            case "stale":
+                fault.client, fault.verb, fault.stale_versions = "operator-", "list", deed.times * 3
+                if verb == "watch":
+                    fault.verb = "watch"
+        self._troubles.append((f"request: {deed.kind}", fault))
         self.cluster.server.faults.append(fault)
-        self._note(f"{fault}")
 
-    def _end_watches(self) -> None:
-        resource, broken = self._dice.choice((None, JOBS, PODS)), self._dice.random() < 0.5
-        self._note(f"watches of {resource.plural if resource else 'all kinds'} {'break' if broken else 'end'}")
-        self.cluster.server.end_watches(resource, client="operator-", broken=broken)
-
-    def _lag(self) -> None:
-        slow = self._dice.choice((JOBS, PODS, QUEUES, None))
-        seconds = self._dice.choice((0.05, 0.5, 3.0, 8.0))
-        self._note(f"watches of {slow.plural if slow else 'nothing'} are {seconds} s late")
+    def _lag(self, plural: str | None, seconds: float) -> None:
+        self.faults["watches late"] += seconds > 0
 
         def lag(client: str, resource: Resource) -> float:
-            return seconds if resource == slow and client.startswith("operator-") else 0.0
+            return seconds if resource.plural == plural and client.startswith("operator-") else 0.0
 
         self.cluster.server.watch_lag = lag
 
-    def _compact(self) -> None:
-        self._note("history is compacted")
-        self.cluster.server.compact()
-        if self._dice.random() < 0.7:
-            self._end_watches()
+    def _replica(self, who: Who) -> Replica:
+        first, second = self.cluster.replicas
+        leads = second if second.leads else first
+        return leads if who == "leader" else (second if leads is first else first)
 
-    def _take_pod(self) -> None:
-        pods = [pod for pod in self.cluster.pods() if pod.phase in ("Pending", "Running")]
-        if not pods:
-            return
-        pod = self._dice.choice(pods)
-        kubelet, store = self.cluster.kubelet, self.cluster.server.store
-        how = self._dice.choice(("evict", "pressure", "lose", "delete", "force"))
-        self._note(f"pod {pod.name}: {how}")
-        if how == "evict":
-            kubelet.evict(NAMESPACE, pod.name)
-        elif how == "pressure":
-            kubelet.node_pressure(NAMESPACE, pod.name)
-        elif how == "lose":
-            kubelet.lose(NAMESPACE, pod.name)
-        else:
-            store.delete(PODS, NAMESPACE, pod.name, grace_seconds=0 if how == "force" else None)
+    async def _hurt(self, deed: Kill | Terminate | Freeze | Partition | JumpClock) -> bool:
+        replica, loop = self._replica(deed.who), asyncio.get_running_loop()
+        self._note(f"  it is {replica.name}, {replica.client or 'ended'}{', frozen' if replica.frozen else ''}")
+        if isinstance(deed, JumpClock):
+            self.faults["clock jump"] += 1
+            replica.clock.jump(deed.seconds)
+            self.judge.clock_error += abs(deed.seconds)
+            return True
+        if not replica.client:
+            return False
+        match deed:
+            case Kill(write=0):
+                self.faults["operator killed"] += 1
+                await replica.kill(seconds=deed.down, new_pod=deed.new_pod)
+            case Kill():
+                where: Cut = "after" if deed.after else "before"
+                self.faults[f"operator killed {where} a write"] += 1
+                replica.kill_at_write(deed.write, where, seconds=deed.down, new_pod=deed.new_pod)
+            case Terminate():
+                self.faults["operator terminated"] += 1
+                replica.terminate(seconds=deed.down)
+            case Freeze():
+                self.faults["operator frozen"] += 1
+                if deed.hold is not None:
+                    self._hold(replica.client, deed.hold)
+                replica.freeze()
+                loop.call_later(deed.seconds, replica.thaw)
+            case Partition():
+                self.faults["operator cut off"] += 1
+                lose = "answer" if deed.answers else "request"
+                fault = Fault(client=replica.client, times=None, lose=lose, hang_seconds=1.0)  # type: ignore[arg-type]
+                self.cluster.server.faults.insert(0, fault)
+                self.cluster.server.end_watches(client=replica.client, broken=True)
+                loop.call_later(deed.seconds, self._heal, fault)
+        return True
 
-    def _some_job(self) -> str | None:
-        jobs = self.cluster.jobs()
-        unfinished = [job for job in jobs if not job.terminal]
-        jobs = unfinished if unfinished and self._dice.random() < 0.7 else jobs
-        return self._dice.choice(jobs).name if jobs else None
+    def _heal(self, fault: Fault) -> None:
+        if fault in self.cluster.server.faults:
+            self.cluster.server.faults.remove(fault)
 
-    def _delete_job(self) -> None:
-        name = self._some_job()
-        if name is not None:
-            self._note(f"Job {name} is deleted")
-            self.judge.deleted_by_hand.add(self.cluster.job(name).uid)
-            self.cluster.server.store.delete(JOBS, NAMESPACE, name)
+    def _hold(self, client: str, seconds: float) -> None:
+        """Keep the client's requests on their way until some time after the epoch is raised, or all is mended."""
+        server, loop = self.cluster.server, asyncio.get_running_loop()
+        server.hold(client)
+        self._held.add(client)
 
-    def _edit_job(self) -> None:
-        name = self._some_job()
-        if name is not None:
-            dice = self._dice
-            field, value = dice.choice(
-                (("cancel", True), ("suspend", True), ("suspend", False), ("priority", dice.randint(-9, 9)))
-            )
-            self._set(JOBS, name, field, value)
+        def raised(change: Change) -> None:
+            if change.resource == CONFIG_MAPS and change.key[1] == FENCE:
+                server.store.observers.remove(raised)
+                loop.call_later(seconds, server.let_go, client)
 
-    def _edit_queue(self) -> None:
-        name, paused = self._dice.choice(("narrow", "wide")), self._dice.random() < 0.5
-        self._set(QUEUES, name, "paused", paused)
-
-    def _set(self, resource: Resource, name: str, field: str, value: object) -> None:
-        self._note(f"{resource.plural} {name}: {field} = {value}")
-        operations = [{"op": "add", "path": f"/spec/{field}", "value": value}]
-        self.cluster.server.store.patch(resource, NAMESPACE, name, operations)
+        server.store.observers.append(raised)
 
     # The end
 
     async def _mend(self) -> None:
         """Everything works again, and one more tree is cancelled while its Jobs wait; then nothing is held any more:
         from here on each Job must come to its end."""
-        self.cluster.server.faults.clear()
-        self.cluster.server.watch_lag = lambda client, resource: 0.0
+        server = self.cluster.server
+        server.faults.clear()
+        server.watch_lag = lambda client, resource: 0.0
+        for client in self._held:
+            server.let_go(client)
+        for replica in self.cluster.replicas:
+            replica.mend()
         for queue in ("narrow", "wide"):
             self._set(QUEUES, queue, "paused", True)
-        await asyncio.sleep(25.0)  # what was late or hung is over
-        self.judge.calm_since = self.cluster.clock.monotonic()
+            self._set(QUEUES, queue, "concurrency", 2)
         self._note("mended")
+        await asyncio.sleep(MENDING_SECONDS)
+        self.judge.calm_since = self.cluster.clock.monotonic()
+        self._note("calm")
         held = {job.parent.name for job in self.cluster.jobs() if job.parent and job.state is State.WAITING}
         parents = sorted(job.name for job in self.cluster.jobs() if job.name in held)
         if parents:
-            self._set(JOBS, self._dice.choice(parents), "cancel", True)
+            self._set(JOBS, parents[self.plan.seed % len(parents)], "cancel", True)
         await asyncio.sleep(2.0)
+        await self.cluster.apply(a_queue("later", concurrency=3))
         for queue in ("narrow", "wide"):
             self._set(QUEUES, queue, "paused", False)
         for job in self.cluster.jobs():
@@ -305,6 +482,22 @@ class Chaos:
     def _at_rest(self, raw: Object) -> bool:
         """Whether it is finished, or waits for a Job that is gone."""
         return "finishedAt" in raw["status"] or self.judge.waits_for_a_missing_job(raw)
+
+
+def live(plan: Plan) -> tuple[Life, list[str]]:
+    """The whole life of that plan, and what was broken in it."""
+    lives: list[Life] = []
+
+    async def main() -> list[str]:
+        lives.append(Life(plan))
+        return await lives[0].run()
+
+    broken = run_simulated(main())
+    return lives[0], broken
+
+
+def _unique(key: str | None) -> dict[str, Any] | None:
+    return None if key is None else {"key": key} if key else {}
 
 
 class _Errors(logging.Handler):

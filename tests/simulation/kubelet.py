@@ -18,8 +18,6 @@ from tests.simulation.apiserver import ApiServer
 from tests.simulation.sdk import Attempt, Behaviour, Ended, by_name, compact, exits, failed, succeeded
 from tests.simulation.store import Change
 
-NODE = "node-1"
-
 
 @dataclass(frozen=True)
 class Obstacle:
@@ -60,6 +58,7 @@ class Kubelet:
         start_seconds: from there to its running container; a number or a function of the pod.
         notice_seconds: from a container's end to its status, and from that to the pod's phase.
         obstacle: what keeps a pod from running, asked once it is created.
+        nodes: how many there are; pods go to one after the other.
 
     Attributes:
         runs: every container that ever started, in that order.
@@ -74,6 +73,7 @@ class Kubelet:
         start_seconds: float | Callable[[Object], float] = 0.2,
         notice_seconds: tuple[float, float] = (1.0, 1.0),
         obstacle: Callable[[Object], Obstacle | None] = lambda pod: None,
+        nodes: int = 1,
     ) -> None:
         self._server = server
         self._behave = behave if behave is not None else by_name({})
@@ -81,6 +81,8 @@ class Kubelet:
         self._start_seconds = start_seconds
         self._notice_seconds = notice_seconds
         self._obstacle = obstacle
+        self._nodes = nodes
+        self._bound = 0
         self._pods: dict[str, _PodWorker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.runs: list[Run] = []
@@ -124,6 +126,18 @@ class Kubelet:
         self._pods[self._uid(namespace, name)].lose()
         self._disrupt(namespace, name, "DeletionByTaintManager")
         self._server.store.delete(PODS, namespace, name, grace_seconds=0, client="pod-garbage-collector")
+
+    def lose_node(self, number: int) -> None:
+        """A node is lost with all its pods; another takes its place."""
+        name = f"node-{1 + number % self._nodes}"
+        for pod in self._server.store.peek_all(PODS):
+            if pod["spec"].get("nodeName") == name and pod["metadata"]["uid"] in self._pods:
+                self.lose(pod["metadata"]["namespace"], pod["metadata"]["name"])
+
+    def next_node(self) -> str:
+        """Where the scheduler puts the next pod."""
+        self._bound += 1
+        return f"node-{1 + self._bound % self._nodes}"
 
     def _uid(self, namespace: str, name: str) -> str:
         uid: str = self._server.store.get(PODS, namespace, name)["metadata"]["uid"]
@@ -224,7 +238,7 @@ class _PodWorker:
     def bind(self) -> None:
         """The scheduler gives it a node."""
         self._condition("PodScheduled", "True")
-        operations = [{"op": "add", "path": "/spec/nodeName", "value": NODE}]
+        operations = [{"op": "add", "path": "/spec/nodeName", "value": self._kubelet.next_node()}]
         self._patch(operations, "")
 
     def unschedulable(self, message: str) -> None:

@@ -112,6 +112,14 @@ class Replica:
             self._process.told.set()
             self._process.comes_back_after = seconds
 
+    def mend(self) -> None:
+        """From here on it runs and nothing kills it."""
+        self.thaw()
+        if self._process is not None:
+            self._process.api.on_write = None
+        else:
+            self.start(new_pod=False)
+
     def freeze(self) -> None:
         """SIGSTOP."""
         if self._process is not None:

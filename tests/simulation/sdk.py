@@ -13,11 +13,13 @@ import hashlib
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from questline_operator.shell.api import JOBS, Api, ApiError, NoAnswerError, Object
 
+_unseen: set["asyncio.Task[None]"] = set()
 TRIES = 8
 """How often a call is repeated while its fate is unknown."""
 
@@ -164,15 +166,7 @@ class Attempt:
             spec["unique"] = dict(unique)
         name = f"{slug}-{self.pod_uid[:8]}-{suffix}"
         job = self.payload["job"]
-        parent = {
-            "name": job["name"],
-            "uid": job["uid"],
-            "attempt": self.number,
-            "podUID": self.pod_uid,
-            "index": self.total,
-        }
-        if not staged:
-            parent["staged"] = False
+        parent = self._parent(staged=staged)
         if group is not None:
             parent["group"] = group
         body = {"metadata": {"name": name}, "spec": {"task": task, **spec, "parent": parent}}
@@ -197,6 +191,30 @@ class Attempt:
         if group is not None:
             self.groups[group] = self.groups.get(group, 0) + 1
         return name
+
+    def enqueue_unseen(self, task: str, **spec: Any) -> None:
+        """Send an enqueue that no one waits for, and that takes no index: its Job is none of the reported children."""
+        name = f"{task.partition(':')[2]}-{self.pod_uid[:8]}-stray"
+        body = {"metadata": {"name": name}, "spec": {"task": task, **spec, "parent": self._parent(staged=True)}}
+
+        async def send() -> None:
+            with suppress(ApiError, NoAnswerError):
+                await self.api.create(JOBS, self.payload["job"]["namespace"], body)
+
+        task_of_it = asyncio.get_running_loop().create_task(send())
+        _unseen.add(task_of_it)
+        task_of_it.add_done_callback(_unseen.discard)
+
+    def _parent(self, *, staged: bool) -> dict[str, Any]:
+        job = self.payload["job"]
+        parent = {
+            "name": job["name"],
+            "uid": job["uid"],
+            "attempt": self.number,
+            "podUID": self.pod_uid,
+            "index": self.total,
+        }
+        return parent if staged else {**parent, "staged": False}
 
     def envelope(self, ended: Ended) -> dict[str, Any] | None:
         """The envelope of that end, or None where there is none."""

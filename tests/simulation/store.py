@@ -195,7 +195,7 @@ class Store:
             meta.pop(field, None)
         check_metadata(kind, meta)
         meta["uid"] = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
-        meta["creationTimestamp"] = self._timestamp()
+        meta["creationTimestamp"] = self.timestamp()
         if kind.generation:
             meta["generation"] = 1
         if kind.status:
@@ -287,7 +287,7 @@ class Store:
         if "deletionTimestamp" in meta and grace >= meta.get("deletionGracePeriodSeconds", 0):
             return
         new = _copy(old)
-        new["metadata"]["deletionTimestamp"] = self._timestamp(grace)
+        new["metadata"]["deletionTimestamp"] = self.timestamp(grace)
         new["metadata"]["deletionGracePeriodSeconds"] = grace
         if kind.generation:
             new["metadata"]["generation"] += 1
@@ -382,8 +382,8 @@ class Store:
         grace: int = old["spec"]["terminationGracePeriodSeconds"] if asked is None else asked
         return grace
 
-    def _timestamp(self, seconds: float = 0.0) -> str:
-        """Whole seconds, as the API server stamps."""
+    def timestamp(self, seconds: float = 0.0) -> str:
+        """So many seconds from now, in whole ones, as the API server stamps."""
         return datetime.fromtimestamp(int(self._clock.now() + seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

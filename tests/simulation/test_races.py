@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from questline_operator.core.states import State
 from questline_operator.shell.api import JOBS, PODS, QUEUES, WORKERS, ApiError
 from tests.simulation.clock import simulated
@@ -188,3 +190,20 @@ async def test_a_missing_dependency_is_named_anew_when_another_one_is_missing() 
         await cluster.apply(a_job("y"))
         await cluster.until(lambda: "Job x" in cluster.job("a").status.get("message", ""), seconds=5)
         assert cluster.job("a").reason == "DependencyMissing"
+
+
+@simulated
+async def test_a_write_that_a_starting_api_server_forbids_is_made_two_seconds_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Cluster() as cluster:
+        await _started(cluster)
+        unread_roles = ApiError(403, "Forbidden", 'User "operator" cannot patch resource "questjobs/status"')
+        cluster.server.faults.append(Fault(client="operator", verb="patch", resource=JOBS, error=unread_roles, times=2))
+        await cluster.apply(a_job("a"))
+        began = asyncio.get_running_loop().time()
+        await cluster.until_settled()
+        assert asyncio.get_running_loop().time() - began < 8
+        job = cluster.job("a")
+        assert (job.state, job.attempt, job.failures) == (State.SUCCEEDED, 1, 0)
+        assert not [record for record in caplog.records if record.exc_info], "a refusal is no bug of the operator's"

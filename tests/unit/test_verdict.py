@@ -271,7 +271,7 @@ def test_a_rerun_may_undo_an_end() -> None:
 def test_a_verdict_is_kept_as_json(tmp_path: Path) -> None:
     story = Story()
     story.success("a")
-    verdict(story, faults={"node deleted": 1}).save(tmp_path / "records", "a_test")
+    verdict(story, faults={"node deleted": 1}, measured={"seconds": 1.5}).save(tmp_path / "records", "a_test")
     kept = json.loads((tmp_path / "records" / "a_test.json").read_text())
     assert kept == {
         "jobs": 1,
@@ -280,4 +280,5 @@ def test_a_verdict_is_kept_as_json(tmp_path: Path) -> None:
         "gaps": 0,
         "faults": {"node deleted": 1},
         "violations": [],
+        "measured": {"seconds": 1.5},
     }

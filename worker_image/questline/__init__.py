@@ -30,6 +30,7 @@ from questline.errors import (
     ResultInvalid,
     Retry,
     Signal,
+    Snooze,
     TaskNotFound,
     WaitTimeout,
 )
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from questline.chains import FanOut, chain, fan_out, join
     from questline.enqueue import enqueue_many
     from questline.handle import Handle
+    from questline.stopping import StopRequest
 
 __version__ = "0.1.0"
 
@@ -72,6 +74,8 @@ __all__ = [
     "ResultInvalid",
     "Retry",
     "Signal",
+    "Snooze",
+    "StopRequest",
     "Task",
     "TaskNotFound",
     "WaitTimeout",
@@ -94,6 +98,7 @@ _LAZY = {
     "join": "chains",
     "enqueue_many": "enqueue",
     "Handle": "handle",
+    "StopRequest": "stopping",
 }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from questline.children import Children
 from questline.codec import CodecError
 from questline.errors import ConfigurationError, NotInAttempt, ResultInvalid
+from questline.stopping import StopRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,9 +70,8 @@ class Attempt:
         self.traceparent: str | None = payload.get("traceparent")
         self._children = Children()
         self._process = os.getpid()
-        # Set by the runner when the pod is asked to end. `current().stopping`, a task's grace to end by itself, is to
-        # stand on this; until then the task is interrupted at once (see questline.stopping).
-        self._stopping = False
+        self._stop_request = StopRequest()
+        self._ends_by_itself = False
         self._transport: Transport | None = None
         self._pod_uid: str | None = None
 
@@ -92,6 +92,16 @@ class Attempt:
 
     def __repr__(self) -> str:
         return f"<attempt {self.attempt} of Job {self.job.namespace}/{self.job.name}>"
+
+    @property
+    def stopping(self) -> StopRequest:
+        """Whether the pod is to end: by a cancel, its timeout, or the node.
+
+        A task that has asked for this is not interrupted by SIGTERM: it ends by itself, within the pod's grace (30 s
+        unless the Worker says otherwise), and its outcome counts.
+        """
+        self._ends_by_itself = True
+        return self._stop_request
 
     def results(self, task: Task[..., Any, R]) -> list[R]:
         """What the Jobs of that task returned that this Job waited for, those that succeeded, in the order of inputs.

@@ -234,14 +234,15 @@ class HttpTransport:
                 return
         connection.close()
 
-    def _open(self, timeout: float) -> http.client.HTTPConnection:
+    def _new_connection(self, timeout: float) -> http.client.HTTPConnection:
         import http.client
 
-        connection: http.client.HTTPConnection
         if self._ca_file is None:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout)
-        else:
-            connection = http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=self._context())
+            return http.client.HTTPConnection(self._host, self._port, timeout=timeout)
+        return http.client.HTTPSConnection(self._host, self._port, timeout=timeout, context=self._context())
+
+    def _open(self, timeout: float) -> http.client.HTTPConnection:
+        connection = self._new_connection(timeout)
         try:
             connection.connect()
         except OSError as error:

@@ -27,10 +27,12 @@ def seconds_of(value: Duration, field: str, *, minimum: float = 0, maximum: floa
     """
     seconds = _parse(value)
     if seconds is None:
-        raise _invalid(f'{field} is {value!r}: give seconds, a text like "1h30m" (w, d, h, m, s, ms), or a timedelta')
+        raise _invalid(
+            f'{field} is {_shown(value)}: give seconds, a text like "1h30m" (w, d, h, m, s, ms), or a timedelta'
+        )
     if not minimum <= seconds <= maximum:
         bounds = f"{minimum:,g} or more" if maximum == float("inf") else f"{minimum:,.10g} to {maximum:,.10g}"
-        raise _invalid(f"{field} is {value!r}: {bounds} seconds are allowed")
+        raise _invalid(f"{field} is {_shown(value)}: {bounds} seconds are allowed")
     return seconds
 
 
@@ -50,7 +52,10 @@ def _parse(value: object) -> float | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):
-        return None if value != value else float(value)
+        try:
+            return None if value != value else float(value)
+        except OverflowError:
+            return float("inf") if value > 0 else float("-inf")
     if isinstance(value, str):
         return _parse_text(value.strip())
     total = getattr(value, "total_seconds", None)  # a timedelta, without importing datetime for it
@@ -67,6 +72,14 @@ def _parse_text(text: str) -> float | None:
     if re.fullmatch(r"(\d+(\.\d+)?(ms|[wdhms])\s*)+", text, re.ASCII) is None:
         return None
     return round(sum(float(number) * _UNITS[unit] for number, unit in parts), 6)
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integers beyond 4,300 digits
+        return "an integer of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 
 def _invalid(message: str) -> Exception:

@@ -183,7 +183,7 @@ class _Children(_Creator):
         # AlreadyExists is ours: the name holds this pod's UID, and a policy keeps all others from it.
         if answer.status not in (200, 201, 202, 409):
             children.release(index)
-            _raise_refusal(call, name, answer)
+            _raise_refusal(call.task.name, name, answer)
         children.accept(index, group)
         return self._handle(call, name)
 
@@ -197,7 +197,7 @@ class _Children(_Creator):
         return Handle(call.task, self._attempt.job.namespace, name)
 
 
-class _Roots(_Creator):
+class Roots(_Creator):
     """Jobs without a parent, from a program that is no attempt."""
 
     def __init__(self, transport: Transport, namespace: str) -> None:
@@ -205,12 +205,16 @@ class _Roots(_Creator):
         self._path = API_PATH.format(namespace=namespace)
 
     def create(self, call: Call[Any], spec: dict[str, Any], place: int) -> Handle[Any]:
+        name = self.post(call.task.name, spec, call.options.name)["metadata"]["name"]
+        return Handle(call.task, self._namespace, name, lambda: self._transport)
+
+    def post(self, task: str, spec: dict[str, Any], chosen: str | None) -> dict[str, Any]:
+        """Creates a Job of that spec, under the chosen name or a made-up one, and returns it as it is then."""
         import secrets
 
-        chosen = call.options.name
         while True:
             alphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
-            name = chosen or f"{slug(call.task.__name__)}-{''.join(secrets.choice(alphabet) for _ in range(10))}"
+            name = chosen or f"{slug(task.rpartition(':')[2])}-{''.join(secrets.choice(alphabet) for _ in range(10))}"
             enqueue_id = secrets.token_hex(16)
             body = _manifest(name, self._namespace, spec, {_ENQUEUE_ID: enqueue_id} if chosen else None)
             try:
@@ -218,23 +222,22 @@ class _Roots(_Creator):
             except UnsettledError as error:
                 if error.maybe_done:
                     raise EnqueueUncertain(
-                        f"whether Job {self._namespace}/{name} of {call.task.name} was created is unknown: {error}; "
+                        f"whether Job {self._namespace}/{name} of {task} was created is unknown: {error}; "
                         "look for it before you enqueue it again"
                     ) from None
-                raise ApiUnavailable(f"Job {name} of {call.task.name} was not created: {error}") from None
+                raise ApiUnavailable(f"Job {name} of {task} was not created: {error}") from None
             if answer.status in (200, 201, 202):
-                break
+                return answer.json() or json.loads(body)
             if answer.status != 409:
-                _raise_refusal(call, name, answer)
+                _raise_refusal(task, name, answer)
             if maybe_ours and (not chosen or self._is_ours(name, enqueue_id)):
-                break
+                return json.loads(body)  # type: ignore[no-any-return]
             if chosen:
                 raise EnqueueRefused(
                     f"there is a Job {self._namespace}/{name} already: choose another name, or leave it out",
                     status=409,
                     reason="AlreadyExists",
                 )
-        return Handle(call.task, self._namespace, name, lambda: self._transport)
 
     def close(self) -> None:
         self._transport.close()
@@ -364,7 +367,7 @@ def _pod_uid_claim(token: TokenFile) -> str:
         return ""
 
 
-_outside: _Roots | None = None
+_outside: Roots | None = None
 _outside_lock = threading.Lock()
 
 
@@ -375,7 +378,7 @@ def _creator(group: str | None) -> _Creator:
         return _Children(attempt, group)
     with _outside_lock:
         if _outside is None:
-            _outside = _Roots(*_connect())
+            _outside = Roots(*_connect())
         return _outside
 
 
@@ -418,10 +421,10 @@ def _canonical_digest(args: dict[str, Any]) -> str:
     return canonical_digest(args)
 
 
-def _raise_refusal(call: Call[Any], name: str, answer: Answer) -> NoReturn:
+def _raise_refusal(task: str, name: str, answer: Answer) -> NoReturn:
     missing = answer.status == 404 and "could not find" in answer.message
     raise EnqueueRefused(
-        f"the API server refused Job {name} of {call.task.name} ({answer.status} {answer.reason}): {answer.message}"
+        f"the API server refused Job {name} of {task} ({answer.status} {answer.reason}): {answer.message}"
         + ("; is Questline installed on this cluster?" if missing else ""),
         status=answer.status,
         reason=answer.reason,

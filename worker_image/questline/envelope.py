@@ -1,7 +1,6 @@
 """How an attempt ends, and the envelope that says so (design 3): at most 4,096 bytes, cut field by field.
 
-Each outcome is made here, from what the task returned or raised. Snooze, when it comes, is one more case of
-`ending_of_error`, with outcome Snoozed and the exit code of Retry.
+Each outcome is made here, from what the task returned or raised.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from questline.codec import CodecError, codec_for
-from questline.errors import ApiUnavailable, Cancel, EnqueueFateUnknown, Fail, ResultInvalid, Retry
+from questline.errors import ApiUnavailable, Cancel, EnqueueFateUnknown, Fail, ResultInvalid, Retry, Snooze
 from questline.task import compact
 
 if TYPE_CHECKING:
@@ -57,6 +56,8 @@ def ending_of_error(task: Task[..., Any, Any], error: BaseException) -> Ending:
     match error:
         case Retry():
             return Ending("Retry", EXIT_RETRY, message=_text_of(error), delay_seconds=error.delay_seconds)
+        case Snooze():
+            return Ending("Snoozed", EXIT_RETRY, message=_text_of(error), delay_seconds=error.delay_seconds)
         case Fail():
             return fatal("Fail", error, EXIT_FAILED, message=_text_of(error))
         case Cancel():

@@ -22,13 +22,14 @@
     │   └── MissingDependency    ... without an extra that is not installed (also an ImportError)
     └── Signal                   raised by a task, to end its attempt in another way than with an error
         ├── Retry                again later; counts as a failure
+        ├── Snooze               again later; counts as nothing
         ├── Fail                 failed, and no further attempt
         └── Cancel               no longer wanted
 
     EnqueueFateUnknown           a BaseException: ends the attempt, whatever the task catches
 
 An error names the thing it is about and says what to do. The classes that a task raises are read by
-`questline.envelope`, which makes an outcome of each; Snooze, when it comes, is one more Signal there.
+`questline.envelope`, which makes an outcome of each.
 """
 
 # Names without the suffix "Error" are the outcomes and reasons of the API.
@@ -145,6 +146,10 @@ class MissingDependency(ConfigurationError, ImportError):
     """A library of an extra is not installed."""
 
 
+MAX_DELAY_SECONDS = 366 * 86_400
+"""The longest delay of a Retry or a Snooze, which the operator holds to as well."""
+
+
 class Signal(QuestlineError):
     """Base of what a task raises to end its attempt in a way of its own."""
 
@@ -155,11 +160,30 @@ class Retry(Signal):
     Args:
         delay: how long to wait, instead of the backoff: seconds, "1h30m" or a timedelta, at most 366 days.
         message: why, for people.
+
+    Raises:
+        OptionInvalid: the delay is none.
     """
 
     def __init__(self, delay: Duration | None = None, message: str = "") -> None:
         super().__init__(message or "the task asked to be retried")
-        self.delay_seconds = None if delay is None else seconds_of(delay, "Retry(delay)", maximum=366 * 86_400)
+        self.delay_seconds = None if delay is None else seconds_of(delay, "Retry(delay)", maximum=MAX_DELAY_SECONDS)
+
+
+class Snooze(Signal):
+    """Not yet: run the task again later. Counts as no failure, so that it may go on for ever.
+
+    Args:
+        delay: how long to wait: seconds, "1h30m" or a timedelta, at most 366 days; 0 runs it again at once.
+        message: why, for people.
+
+    Raises:
+        OptionInvalid: the delay is none.
+    """
+
+    def __init__(self, delay: Duration, message: str = "") -> None:
+        super().__init__(message or "the task snoozed")
+        self.delay_seconds = seconds_of(delay, "Snooze(delay)", maximum=MAX_DELAY_SECONDS)
 
 
 class Fail(Signal):

@@ -188,7 +188,7 @@ def _step_of_attempt(world: World, job: Job, now: float, epoch: int | None) -> S
         lost = "the operator that claimed it was replaced before it had created the pod"
         lost = lost if epoch is not None else "its pod is gone, and whether it ran is not known"
         outcome = Outcome(OutcomeKind.DISRUPTED, "Disrupted", lost)
-    started_by = _start_deadline(world, job)
+    started_by = start_deadline(world, job)
     if outcome is None and pod is not None and not pod.started and not pod.deleting and now >= started_by:
         outcome = start_timeout(pod, started_by - _claimed_at(job))
     if canceled is not None and pod is not None:
@@ -235,7 +235,8 @@ def _step_of_open_attempt(job: Job, pod: Pod, now: float, started_by: float) -> 
     return Nothing(started_by)
 
 
-def _start_deadline(world: World, job: Job) -> float:
+def start_deadline(world: World, job: Job) -> float:
+    """By when the container of the current attempt has to run, in seconds since the epoch."""
     worker = world.workers.get((job.namespace, worker_name(world, job)))
     return _claimed_at(job) + (worker.start_timeout_seconds if worker else 300.0)
 

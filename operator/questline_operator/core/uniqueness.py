@@ -14,6 +14,8 @@ from questline_operator.core.states import Reason
 from questline_operator.core.world import UniqueKey, World
 
 WINDOW = "Window"
+LATE_SECONDS = 60.0
+"""A Job created within a window may be seen so long after its end: watches are late, and clocks differ."""
 
 
 def gate_of_uniqueness(world: World, job: Job, now: float) -> Skip | Hold | None:
@@ -90,9 +92,24 @@ def still_compared(world: World, winner: Job, now: float) -> bool:
     if key is None or not winner.admitted or winner.unique is None:
         return False
     window = winner.unique.window_seconds
-    if winner.unique.scope == WINDOW and window is not None and now < winner.created_at + window:
+    if winner.unique.scope == WINDOW and window is not None and now < winner.created_at + window + LATE_SECONDS:
         return True
-    return any(rival.created_at <= (winner.finished_at or now) for rival in world.unclaimed_rivals(key))
+    return any(_may_be_duplicate_of(rival, winner, now) for rival in world.unclaimed_rivals(key))
+
+
+def _may_be_duplicate_of(rival: Job, winner: Job, now: float) -> bool:
+    """Whether a Job that is not judged yet, staged or suspended say, may be a duplicate once it could run."""
+    assert rival.unique is not None
+    if rival.unique.scope == WINDOW:
+        return rival.created_at < winner.created_at + _window_of(rival, winner)
+    return rival.created_at <= (winner.finished_at or now)
+
+
+def _window_of(job: Job, winner: Job) -> float:
+    """How long after the winner's creation such a Job is its duplicate: the winner's window, where it has one."""
+    assert job.unique is not None
+    window = winner.unique.window_seconds if winner.unique and winner.unique.scope == WINDOW else None
+    return window if window is not None else job.unique.window_seconds or 0.0
 
 
 def _is_duplicate_of(world: World, job: Job, winner: Job) -> bool:
@@ -100,10 +117,8 @@ def _is_duplicate_of(world: World, job: Job, winner: Job) -> bool:
     if job.admitted:
         return winner.claimed_in_this_run and not winner.terminal
     if job.unique.scope == WINDOW:
-        window = winner.unique.window_seconds if winner.unique and winner.unique.scope == WINDOW else None
-        window = window if window is not None else job.unique.window_seconds or 0.0
         # "At most one admitted Job in windowSeconds from the winner's creationTimestamp", which has whole seconds.
-        return released_at(world, job) < winner.created_at + window
+        return released_at(world, job) < winner.created_at + _window_of(job, winner)
     if winner.finished_at is None or (winner.claimed_in_this_run and not winner.terminal):
         return True
     return _became_eligible_before(world, job, winner, winner.finished_at)

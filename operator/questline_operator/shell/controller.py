@@ -33,6 +33,7 @@ from questline_operator.core.uniqueness import could_run
 from questline_operator.core.world import World
 from questline_operator.shell.actions import Actions, PodVanishedError
 from questline_operator.shell.agenda import Agenda
+from questline_operator.shell.api import ApiError
 from questline_operator.shell.clock import Clock
 from questline_operator.shell.ready_queue import ReadyQueue
 from questline_operator.shell.store import Listeners, Store
@@ -43,6 +44,8 @@ STALE_REASON_DELAY_SECONDS = 2.0
 """A written reason that needs a person and no longer holds is replaced after this long, unless a claim clears it."""
 ERROR_DELAY_SECONDS = 10.0
 """After an unexpected error a Job is left alone for this long."""
+FORBIDDEN_DELAY_SECONDS = 2.0
+"""An API server that has just started forbids what it allows a moment later: it has to read the roles first."""
 JOBS_AT_A_STRETCH = 200
 """So many Jobs are looked at before watches, writes and probes get their turn."""
 
@@ -347,6 +350,10 @@ class Controller:
             await action
         except Actions.FATAL:
             raise
+        except ApiError as error:
+            delay = FORBIDDEN_DELAY_SECONDS if error.status == 403 else ERROR_DELAY_SECONDS
+            logger.error("%s/%s: %s; again in %.0f s", *key, error, delay)
+            await self._clock.sleep(delay)
         except Exception:
             logger.exception("%s/%s: unexpected error", *key)
             await self._clock.sleep(ERROR_DELAY_SECONDS)

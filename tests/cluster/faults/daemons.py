@@ -11,6 +11,7 @@ from devcluster.processes import Identity, Record
 
 ROOT = Path(__file__).parents[3]
 GONE_SECONDS = 10.0
+HEALED_SECONDS = 90.0
 
 
 class Daemons:
@@ -55,5 +56,10 @@ class Daemons:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        said, _ = await up.communicate()
+        talk = asyncio.create_task(up.communicate())
+        done, _ = await asyncio.wait((talk,), timeout=HEALED_SECONDS)
+        if not done:
+            up.terminate()
+        said, _ = await talk
+        assert done, f"devcluster up has not ended within {HEALED_SECONDS:g} s:\n{said.decode()}"
         assert up.returncode == 0, said.decode()

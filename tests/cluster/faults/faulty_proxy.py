@@ -114,6 +114,7 @@ class FaultyProxy:
     """Made by `faulty_proxy`.
 
     Attributes:
+        chances: how probable each fault is for a request, now.
         faults: how many there were of each.
     """
 
@@ -121,7 +122,7 @@ class FaultyProxy:
         self._session = session
         self._server = server
         self._draw = draw
-        self._chances: Mapping[Fault, float] = {}
+        self.chances: Mapping[Fault, float] = {}
         self._port = 0
         self._runner: web.ServerRunner | None = None
         self._open: set[asyncio.Transport] = set()
@@ -136,7 +137,7 @@ class FaultyProxy:
         """Go through the phases, to calm."""
         try:
             for phase in phases:
-                self._chances = phase.chances
+                self.chances = phase.chances
                 if phase.refuses:
                     self.faults["refused connections"] += 1
                     await self.close()
@@ -144,7 +145,7 @@ class FaultyProxy:
                 if phase.refuses:
                     await self.listen()
         finally:
-            self._chances = {}
+            self.chances = {}
             if self._runner is None:
                 await self.listen()
 
@@ -168,7 +169,7 @@ class FaultyProxy:
 
     def _fault(self, *, write: bool, create: bool) -> Fault | None:
         point = self._draw.random()
-        for fault, chance in self._chances.items():
+        for fault, chance in self.chances.items():
             point -= chance
             if point < 0:
                 excepted = (fault in _ON_WRITES and not write) or (fault is Fault.LATE and create)

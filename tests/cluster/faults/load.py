@@ -142,7 +142,7 @@ class _Unit:
                 found.append(f"{name} has failed {job.failures} times, not {failures}")
         found += self._family_faults(history.job(f"fan-{self.name}"), jobs, FAN_OUT)
         found += self._family_faults(history.job(f"flaky-fan-{self.name}"), jobs, FLAKY_FAN_OUT)
-        once = Counter((job.state, job.reason) for job in jobs if job.name.startswith(f"once-{self.name}-"))
+        once = Counter((job.state, job.reason) for job in self._once(history))
         if once != {(State.SUCCEEDED, ""): 1, (State.SKIPPED, "Duplicate"): UNIQUE - 1}:
             found.append(f"once-{self.name}: {dict(once)}, not one that ran and {UNIQUE - 1} duplicates")
         for step in (1, 2):
@@ -150,6 +150,9 @@ class _Unit:
             if order.claimed.get(second, 0) < order.ended.get(first, 0):
                 found.append(f"{second} was claimed before {first} had ended")
         return found
+
+    def _once(self, history: History) -> list[Job]:
+        return [history.job(f"once-{self.name}-{index}") for index in range(UNIQUE)]
 
     def _family_faults(self, parent: Job, jobs: list[Job], children: int) -> list[str]:
         """Each attempt's children: those of the one that succeeded have run, all others never did."""

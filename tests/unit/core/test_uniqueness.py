@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from questline_operator.core.lineage import Hold, Skip
 from questline_operator.core.records import Job
 from questline_operator.core.states import Reason
-from questline_operator.core.uniqueness import could_run, gate_of_uniqueness, still_compared
+from questline_operator.core.uniqueness import LATE_SECONDS, could_run, gate_of_uniqueness, still_compared
 from questline_operator.core.world import World
 from tests.unit.core.builders import T0, a_job, a_queue, a_world, an_attempt, child_of, nested, unconfirmed
 
@@ -281,11 +281,11 @@ def test_the_window_is_the_winners() -> None:
 # "Records are kept as long as these comparisons need them"
 
 
-def test_a_record_is_kept_while_its_window_lasts() -> None:
+def test_a_record_is_kept_while_its_window_lasts_and_a_late_watch_may_tell_of_it() -> None:
     winner = unique("a", by=window(60), state="Succeeded")
 
-    assert still_compared(world_of(winner), winner, T0 + 59)
-    assert not still_compared(world_of(winner), winner, T0 + 60)
+    assert still_compared(world_of(winner), winner, T0 + 60 + LATE_SECONDS - 1)
+    assert not still_compared(world_of(winner), winner, T0 + 60 + LATE_SECONDS)
 
 
 def test_a_record_is_kept_while_a_rival_from_before_its_end_is_not_judged_yet() -> None:
@@ -294,6 +294,13 @@ def test_a_record_is_kept_while_a_rival_from_before_its_end_is_not_judged_yet() 
     assert still_compared(world_of(winner, unique("b", created=9, spec={"suspend": True})), winner, T0 + 900)
     assert not still_compared(world_of(winner, unique("b", created=11)), winner, T0 + 900)
     assert not still_compared(world_of(winner, unique("b", created=9, state="Skipped")), winner, T0 + 900)
+
+
+def test_a_record_outlives_its_window_while_a_rival_from_within_it_is_not_judged_yet() -> None:
+    winner = unique("a", by=window(), state="Succeeded", finishedAt=1)
+    parked = {"suspend": True}
+    assert still_compared(world_of(winner, unique("b", by=window(), created=59, spec=parked)), winner, T0 + 900)
+    assert not still_compared(world_of(winner, unique("b", by=window(), created=60, spec=parked)), winner, T0 + 900)
 
 
 def test_a_record_that_no_comparison_needs_is_not_kept_for_one() -> None:

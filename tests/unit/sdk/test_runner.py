@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+import questline
+from questline import OptionInvalid
 from tests.unit.sdk.apiserver import ApiServer, Fault
 from tests.unit.sdk.processes import JOB_UID, POD_UID, Ended
 
@@ -215,6 +218,58 @@ def test_retry_names_its_delay(run_task: Run) -> None:
 def test_a_retry_of_a_task_group_is_a_retry(run_task: Run) -> None:
     ended = run_task("outcomes:asynchronous_error")
     assert (ended.exit_code, ended.envelope["outcome"], ended.envelope["delaySeconds"]) == (75, "Retry", 5.0)
+
+
+@pytest.mark.parametrize("delay", [5, "5s"])
+def test_snooze_names_its_delay_whatever_is_retried(run_task: Run, delay: Any) -> None:
+    ended = run_task("outcomes:raises_snooze", {"delay": delay})
+    assert ended.exit_code == 75
+    assert ended.envelope == {
+        "v": 1,
+        "attempt": 2,
+        "outcome": "Snoozed",
+        "message": "the file is not there yet",
+        "delaySeconds": 5.0,
+        "children": NO_CHILDREN,
+    }
+    assert ended.stderr == "questline: Snoozed: the file is not there yet\n"
+
+
+def test_a_snooze_of_an_async_task_ends_what_runs_beside_it(run_task: Run) -> None:
+    ended = run_task("outcomes:snoozes_async")
+    assert (ended.exit_code, ended.envelope["outcome"], ended.envelope["delaySeconds"]) == (75, "Snoozed", 0.0)
+    assert ended.envelope["message"] == "the task snoozed"
+
+
+@pytest.mark.parametrize("signal", ["Retry", "Snooze"])
+@pytest.mark.parametrize(
+    ("delay", "said"),
+    [
+        (-5, "-5: 0 to 31,622,400 seconds are allowed"),
+        (float("nan"), 'nan: give seconds, a text like "1h30m" (w, d, h, m, s, ms), or a timedelta'),
+        (float("inf"), "inf: 0 to 31,622,400 seconds are allowed"),
+        (timedelta(days=367), "datetime.timedelta(days=367): 0 to 31,622,400 seconds are allowed"),
+        (10**400, f"1{59 * '0'}... (401 characters): 0 to 31,622,400 seconds are allowed"),
+        (-(10**400), f"-1{58 * '0'}... (402 characters): 0 to 31,622,400 seconds are allowed"),
+        pytest.param(10**5000, "an integer of thousands of digits: 0 to 31,622,400 seconds are allowed", id="huge"),
+        ("-5s", "'-5s': give seconds"),
+        ("soon", "'soon': give seconds"),
+        (True, "True: give seconds"),
+        ([1], "[1]: give seconds"),
+    ],
+)
+def test_a_delay_that_is_none_is_refused_where_it_is_raised_by_name_and_value(
+    signal: str, delay: Any, said: str
+) -> None:
+    with pytest.raises(OptionInvalid) as refusal:
+        getattr(questline, signal)(delay)
+    assert str(refusal.value).startswith(f"{signal}(delay) is {said}")
+
+
+def test_a_refused_delay_is_the_tasks_own_error(run_task: Run) -> None:
+    envelope = run_task("outcomes:raises_retry", {"delay": "-1"}).envelope
+    assert (envelope["outcome"], envelope["reason"]) == ("Failed", "TaskError")
+    assert envelope["message"].startswith("Retry(delay) is '-1': give seconds")
 
 
 def test_cancel_ends_the_job_canceled(run_task: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from questline import OptionInvalid, StopRequest
 from tests.unit.sdk.apiserver import ApiServer
 from tests.unit.sdk.processes import Ended
 
@@ -46,6 +48,48 @@ def test_sigterm_interrupts_the_task_lets_it_clean_up_and_leaves_no_outcome(
     assert end.stderr == "questline: stopped by SIGTERM before the task had ended: no outcome\n"
     assert note.read_text() == "cleaned up"
     assert api.requests == []
+
+
+@pytest.mark.parametrize(
+    ("task", "how", "outcome", "exit_code"),
+    [
+        *(("ends_by_itself", how, "Succeeded", 0) for how in ("main", "thread", "loop")),
+        ("ends_by_itself", "snooze", "Snoozed", 75),
+        ("ends_by_itself", "error", "Failed", 1),
+        ("ends_by_itself_async", "main", "Succeeded", 0),
+        ("ends_by_itself_async", "snooze", "Snoozed", 75),
+    ],
+)
+@pytest.mark.parametrize("code", ["", BELOW_PID1])
+def test_a_task_that_asked_whether_it_is_to_stop_ends_by_itself_and_its_outcome_counts(
+    start_task: Start, ended: Wait, api: ApiServer, task: str, how: str, outcome: str, exit_code: int, code: str
+) -> None:
+    process = waiting(start_task(f"outcomes:{task}", {"how": how}, api=api, code=code))
+    process.send_signal(signal.SIGTERM)
+    end = ended(process)
+    assert (end.exit_code, end.envelope["outcome"]) == (exit_code, outcome), end.stderr
+    assert [patch.body[1]["value"]["outcome"] for patch in api.patches()] == [outcome]
+
+
+def test_a_stop_that_came_before_anyone_waited_is_not_missed() -> None:
+    request = StopRequest()
+    assert (bool(request), request.wait(0)) == (False, False)
+    request._make()
+    request._make()
+    assert (bool(request), request.wait()) == (True, True)
+    early = StopRequest()
+    early._make()
+    assert early.wait()
+    assert asyncio.run(early.wait_async())
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), 10**400, "soon"])
+def test_a_wait_of_no_time_is_refused_by_name_and_value(timeout: Any) -> None:
+    request = StopRequest()
+    with pytest.raises(OptionInvalid, match="timeout is "):
+        request.wait(timeout)
+    with pytest.raises(OptionInvalid, match="timeout is "):
+        asyncio.run(request.wait_async(timeout))
 
 
 def test_a_second_sigterm_does_not_interrupt_the_clean_up(start_task: Start, ended: Wait, tmp_path: Path) -> None:

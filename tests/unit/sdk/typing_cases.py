@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any, assert_type
 
-from questline import Backoff, Call, FanOut, Handle, Retry, chain, current, enqueue_many, fan_out, job, join
+from questline import Backoff, Call, FanOut, Handle, Retry, Snooze, chain, current, enqueue_many, fan_out, job, join
 
 
 @job
@@ -111,3 +111,5 @@ join(bare.call("a"), "group", policy="Always")  # type: ignore[arg-type]
 current().results(key_of)  # type: ignore[arg-type]
 text: str = configured.enqueue("a").result()  # type: ignore[assignment]
 Retry(delay=[1])  # type: ignore[arg-type]
+Snooze()  # type: ignore[call-arg]
+Snooze([1])  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from questline import (
     Fail,
     NotInAttempt,
     Retry,
+    Snooze,
     current,
     enqueue,
     fan_out,
@@ -139,6 +140,22 @@ def raises_retry(delay: str) -> None:
     raise Retry(delay, "the mail server is busy")
 
 
+@job(max_attempts=1, retry_on=OSError)
+def raises_snooze(delay: Any) -> None:
+    raise Snooze(delay, "the file is not there yet")
+
+
+@job
+async def snoozes_async() -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.sleep(60))
+        group.create_task(_not_yet())
+
+
+async def _not_yet() -> None:
+    raise Snooze(0)
+
+
 @job
 def raises_cancel() -> None:
     raise Cancel("the order was withdrawn")
@@ -251,6 +268,42 @@ async def waits_async(path: str) -> None:
     finally:
         with open(path, "w", encoding="utf-8") as file:  # noqa: PTH123, ASYNC230
             file.write("cleaned up")
+
+
+@job
+def ends_by_itself(how: str) -> str:
+    stopping = current().stopping
+    assert not stopping
+    assert not stopping.wait(0)
+    print("waiting", flush=True)
+    if how == "thread":
+        thread = threading.Thread(target=stopping.wait)
+        thread.start()
+        thread.join()
+    elif how == "loop":
+        while not stopping:
+            time.sleep(0.001)
+    else:
+        stopping.wait("1m")
+    assert stopping
+    assert stopping.wait()
+    if how == "snooze":
+        raise Snooze(0, "the node goes")
+    if how == "error":
+        raise ValueError("half done")
+    return "saved"
+
+
+@job
+async def ends_by_itself_async(how: str) -> str:
+    stopping = current().stopping
+    assert not await stopping.wait_async("1ms")
+    print("waiting", flush=True)
+    await asyncio.gather(stopping.wait_async(), stopping.wait_async("1m"))
+    assert await stopping.wait_async()
+    if how == "snooze":
+        raise Snooze(0, "the node goes")
+    return "saved"
 
 
 @job

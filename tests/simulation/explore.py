@@ -1,0 +1,142 @@
+"""Draws plans from a seed with Hypothesis, lives each, and has a failure shrunk to a small plan that is printed.
+
+One seed is one batch of plans, the same each time: Hypothesis draws from the seed alone and remembers nothing.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from tests.simulation.chaos import Life, live
+from tests.simulation.plan import Plan, plans
+
+SHRINK_SECONDS = 60.0
+"""After the first failure of a batch so long is looked for a smaller plan that fails too."""
+
+
+@dataclass
+class Record:
+    """What runs came to, in numbers.
+
+    Attributes:
+        steps: changes applied to the API server, renewals of the Lease not counted.
+        actions: what the plans asked or did.
+        faults: how often each kind was injected.
+        violations: runs that broke an invariant.
+    """
+
+    steps: int = 0
+    actions: int = 0
+    runs: int = 0
+    jobs: int = 0
+    attempts: int = 0
+    violations: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+
+    def add(self, life: Life) -> None:
+        """Count a life."""
+        self.steps += life.steps
+        self.actions += life.actions
+        self.runs += 1
+        self.jobs += len(life.judge.jobs)
+        self.attempts += len(life.cluster.kubelet.runs)
+        self.faults.update({kind: number for kind, number in life.faults.items() if number})
+
+    def merge(self, other: "Record") -> None:
+        """Add another one's numbers."""
+        for name, value in asdict(other).items():
+            if name == "faults":
+                self.faults.update(value)
+            else:
+                setattr(self, name, getattr(self, name) + value)
+
+    def as_json(self) -> dict[str, Any]:
+        """The numbers, the faults by kind and in all."""
+        faults = dict(sorted(self.faults.items()))
+        return {**asdict(self), "faults": faults, "faults_injected": sum(faults.values())}
+
+
+class BrokenError(AssertionError):
+    """A plan whose life broke an invariant; the text says which, and how to live it again."""
+
+
+def account(plan: Plan, life: Life | None, broken: list[str], seed_of_it: int | None) -> str:
+    """What somebody needs who looks for the cause."""
+    lines = [*broken, "", "What happened:", *(life.log if life is not None else ())]
+    if seed_of_it is not None:
+        lines += ["", f"Seed {seed_of_it}: python -m tests.simulation.campaign --replay-seed {seed_of_it}"]
+    return "\n".join(
+        [*lines, "Put the plan into a file for python -m tests.simulation.campaign --plan FILE:", repr(plan)]
+    )
+
+
+def check(plan: Plan, record: Record, seed_of_it: int | None = None) -> None:
+    """Live one plan and count it.
+
+    Raises:
+        BrokenError: it broke an invariant.
+    """
+    life, broken = live(plan)
+    record.add(life)
+    if broken:
+        raise BrokenError(account(plan, life, broken, seed_of_it))
+
+
+def explore(
+    number: int,
+    count: int,
+    record: Record,
+    *,
+    shrink_seconds: float = SHRINK_SECONDS,
+    seen: Callable[[], None] = lambda: None,
+) -> None:
+    """Live a batch of plans.
+
+    Args:
+        number: the seed.
+        count: how many plans.
+        record: is added to, by plans that were lived while shrinking too.
+        seen: called after each life.
+
+    Raises:
+        BrokenError: a plan broke an invariant; it is the smallest found.
+    """
+    failures: dict[str, str] = {}
+    first_failed_at = float("inf")
+
+    @seed(number)
+    @settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        derandomize=False,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink],
+        report_multiple_bugs=False,
+        print_blob=False,
+    )
+    @given(plans())
+    def lives(plan: Plan) -> None:
+        nonlocal first_failed_at
+        text = repr(plan)
+        if text in failures:
+            raise BrokenError(failures[text])
+        if time.monotonic() > first_failed_at + shrink_seconds:
+            return  # nothing smaller than what is known by now
+        try:
+            check(plan, record, number)
+        except Exception as error:
+            record.violations += not failures
+            failures[text] = (
+                str(error) if isinstance(error, BrokenError) else account(plan, None, [repr(error)], number)
+            )
+            first_failed_at = min(first_failed_at, time.monotonic())
+            raise BrokenError(failures[text]) from error
+        finally:
+            seen()
+
+    lives()

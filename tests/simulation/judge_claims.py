@@ -1,0 +1,258 @@
+"""Judges decisions about Jobs that wait: whether one could be claimed, and whether one had to be skipped.
+
+A decision is held to what stood in the API at that moment, and where someone else may change that (a queue, a
+suspension), to what had stood there for longer than any watch is late.
+"""
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from questline_operator.core.states import TERMINAL
+from questline_operator.core.times import parse_time
+from questline_operator.shell.api import Object
+from tests.simulation.clock import START
+from tests.simulation.store import Change
+
+if TYPE_CHECKING:
+    from tests.simulation.judge import Judge
+
+LATE_SECONDS = 60.0
+"""So long after an edit the operator goes by it, however late its watches are ..."""
+CALM_LATE_SECONDS = 1.0
+"""... and so long where they are not."""
+PRIORITY_SECONDS = 0.5
+"""Claims that were decided together are written within this time."""
+
+
+class ClaimJudge:
+    """The part of a `Judge` for Jobs that wait. It knows every Job by the judge's records."""
+
+    def __init__(self, judge: "Judge") -> None:
+        self._judge = judge
+        self._paused_at: dict[str, float] = {}
+        self._concurrency: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
+        self._suspended_at: dict[str, float] = {}
+        self._rivals: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        self._decided_at: dict[str, str] = {}
+        self._overtaken: dict[str, tuple[float, str]] = {}
+        """Jobs that were ready before one of lower priority was claimed: until when, and by whom."""
+
+    # What others change
+
+    def see_queue(self, change: Change) -> None:
+        """Note since when a queue is as it is."""
+        name, spec, now = change.key[1], change.object["spec"], self._judge.now
+        if change.type == "DELETED" or not spec.get("paused"):
+            self._paused_at.pop(name, None)
+        else:
+            self._paused_at.setdefault(name, now)
+        values = self._concurrency[name]
+        if not values or values[-1][1] != spec["concurrency"]:
+            values.append((now, spec["concurrency"]))
+
+    def see_job(self, uid: str, raw: Object) -> None:
+        """Note since when a Job is suspended, and that one that was overtaken has moved."""
+        if not raw["spec"].get("suspend"):
+            self._suspended_at.pop(uid, None)
+        else:
+            self._suspended_at.setdefault(uid, self._judge.now)
+        if uid in self._overtaken and self._judge.now <= self._overtaken[uid][0]:
+            del self._overtaken[uid]
+
+    def slots_allowed(self, queue: str) -> int | None:
+        """The highest concurrency that the operator may go by now; None for a queue that never was."""
+        values = self._concurrency.get(queue)
+        if not values:
+            return None
+        ends = [since for since, _ in values[1:]] + [float("inf")]
+        return max(value for (_, value), end in zip(values, ends, strict=True) if end > self._judge.late_since)
+
+    # Claims
+
+    def judge_claim(self, uid: str, raw: Object, before: Object) -> None:
+        """A Job was claimed: nothing that it names may have held it back."""
+        judge, spec, name = self._judge, raw["spec"], raw["metadata"]["name"]
+        queue, now = spec.get("queue", "default"), self._judge.now
+        if self._suspended_at.get(uid, now) < judge.late_since:
+            judge.broken("a suspended Job waits", f"{name} was claimed")
+        if self._paused_at.get(queue, now) < judge.late_since:
+            judge.broken("a paused queue starts nothing", f"{name} was claimed from {queue}")
+        for field, moment in (("runAt", spec.get("runAt")), ("nextAttemptAt", before.get("nextAttemptAt"))):
+            if moment and START + now + judge.clock_error + 0.001 < parse_time(moment):
+                judge.broken("a Job waits for its time", f"{name} was claimed, but its {field} is {moment}")
+        if before.get("attempt", 0) == 0:
+            self._judge_dependencies(raw)
+            self._judge_uniqueness(uid, raw)
+        self._judge_order(uid, raw, queue)
+
+    def _judge_dependencies(self, raw: Object) -> None:
+        """6: what it waits for has ended as it asks."""
+        for name in (item["job"] for item in raw["spec"].get("after", ())):
+            target = self._judge.by_name.get(name)
+            if target is None or target["metadata"]["uid"] in self._judge.deleted_by_hand:
+                continue
+            if not self._met(target, raw["spec"].get("afterPolicy", "Succeeded")):
+                state = target["status"]["state"]
+                self._judge.broken(6, f"{raw['metadata']['name']} was claimed, but {name}, before it, is {state}")
+
+    def _met(self, target: Object, policy: str, *, alive: bool = False) -> bool:
+        """Whether its end is what that policy asks for; that of its original, where it is a duplicate.
+
+        Args:
+            alive: whether only an original counts that still exists.
+        """
+        seen: set[str] = set()
+        while target["status"]["state"] == "Skipped" and target["status"].get("duplicateOf"):
+            original = self._judge.by_name.get(target["status"]["duplicateOf"])
+            if original is None or original["metadata"]["name"] in seen:
+                break
+            if alive and original["metadata"]["uid"] not in self._judge.alive:
+                break
+            target = original
+            seen.add(target["metadata"]["name"])
+        status = target["status"]
+        return bool(status.get("succeededAttempts")) or (policy == "Finished" and status.get("finishes", 0) > 0)
+
+    def _judge_order(self, uid: str, raw: Object, queue: str) -> None:
+        """Higher priority first, among those of the queue that surely were ready."""
+        judge = self._judge
+        for late, (until, by) in list(self._overtaken.items()):
+            if judge.now > until:
+                del self._overtaken[late]
+                name = judge.jobs[late]["metadata"]["name"]
+                judge.broken("higher priority goes first", f"{by} was claimed before {name}")
+        if judge.late_since < judge.calm_since:
+            return
+        priority = raw["spec"].get("priority", 0)
+        for other in judge.alive:
+            spec, status = judge.jobs[other]["spec"], judge.jobs[other]["status"]
+            if (
+                spec.get("queue", "default") == queue
+                and spec.get("priority", 0) > priority
+                and status["state"] == "Waiting"
+                and not {"attempt", "nextAttemptAt"} & status.keys()
+                and not {"parent", "after", "unique", "runAt", "cancel"} & spec.keys()
+                and not spec.get("suspend")
+                and judge.changed_at[other] < judge.late_since
+            ):
+                self._overtaken.setdefault(other, (judge.now + PRIORITY_SECONDS, raw["metadata"]["name"]))
+
+    # Uniqueness, design 5
+
+    def _judge_uniqueness(self, uid: str, raw: Object) -> None:
+        key = unique_key(raw)
+        if key is None:
+            return
+        for other in self._rivals[key]:
+            if other in self._judge.deleted_by_hand:
+                continue
+            why = self._why_duplicate(raw, self._judge.jobs[other])
+            # Claims that were decided one after the other may be applied the other way round.
+            decided_before = raw["status"]["startedAt"] <= self._decided_at[other]
+            if why and not (decided_before and not self._why_duplicate(self._judge.jobs[other], raw)):
+                names = raw["metadata"]["name"], self._judge.jobs[other]["metadata"]["name"]
+                self._judge.broken("one of a unique key", f"{names[0]} was claimed, but {names[1]} {why}")
+        self._rivals[key].append(uid)
+        self._decided_at[uid] = raw["status"]["startedAt"]
+
+    def _why_duplicate(self, raw: Object, winner: Object, *, surely: bool = True) -> str:
+        """Why it is a duplicate of that admitted one, or "". ``surely``: not where one second holds both moments."""
+        if winner["metadata"]["uid"] in self._judge.ancestors(raw):
+            return ""
+        released, status = self._released_at(raw), winner["status"]
+        created, unique = parse_time(winner["metadata"]["creationTimestamp"]), raw["spec"]["unique"]
+        if unique.get("scope") == "Window":
+            of_winner = winner["spec"]["unique"]
+            if of_winner.get("scope") != "Window" and winner["metadata"]["uid"] not in self._judge.alive:
+                return ""  # nobody could know for how long its record would be asked for
+            window = of_winner.get("windowSeconds") or unique["windowSeconds"]
+            return (
+                f"was created {released - created:g} s before, within {window} s" if released < created + window else ""
+            )
+        if status["state"] not in TERMINAL:
+            return f"is {status['state']}"
+        finished = parse_time(status["finishedAt"])
+        unsure = released // 1 == finished // 1
+        before = released <= finished and not (surely and unsure)
+        return (
+            f"ended {finished - released:.3f} s after it became eligible" if before or (unsure and not surely) else ""
+        )
+
+    def _released_at(self, raw: Object) -> float:
+        created, parent = parse_time(raw["metadata"]["creationTimestamp"]), raw["spec"].get("parent")
+        if parent is None or not parent.get("staged", True):
+            return created
+        entry = self._judge.attempts.get(parent["uid"], {}).get(parent["attempt"])
+        return max(created, parse_time(entry["finishedAt"])) if entry else created
+
+    # Skips
+
+    def judge_skip(self, raw: Object) -> None:
+        """A Job was skipped: the reason has to hold."""
+        judge, status, spec = self._judge, raw["status"], raw["spec"]
+        name, reason, parent = raw["metadata"]["name"], status.get("reason"), raw["spec"].get("parent")
+        true = True
+        if reason == "Duplicate":
+            true = self._is_true_duplicate(raw)
+        elif reason == "UpstreamFailed":
+            targets = [judge.by_name.get(item["job"]) for item in spec["after"]]
+            true = any(
+                target is not None and not self._met(target, "Succeeded", alive=True) and self._failed(target)
+                for target in targets
+            )
+        elif reason in ("ParentFailed", "LateChild", "ParentGone"):
+            record = judge.jobs.get(parent["uid"])
+            of_parent: Any = {} if record is None else record["status"]
+            ended_well = parent["attempt"] in of_parent.get("succeededAttempts", ())
+            if reason == "ParentFailed":
+                still = of_parent.get("attempt") == parent["attempt"] and of_parent["state"] in ("Starting", "Running")
+                true = not ended_well and not still
+            elif reason == "LateChild":
+                true = ended_well and parent["index"] >= of_parent["children"]["total"]
+            else:
+                true = parent["uid"] not in judge.alive
+        if not true:
+            judge.broken("a Job is skipped for what is true", f"{name}: {reason}: {status.get('message')}")
+
+    def _failed(self, target: Object) -> bool:
+        seen: set[str] = set()
+        while target["status"].get("duplicateOf") and target["metadata"]["name"] not in seen:
+            seen.add(target["metadata"]["name"])
+            original = self._judge.by_name.get(target["status"]["duplicateOf"], target)
+            target = original if original["metadata"]["uid"] in self._judge.alive else target
+        return target["status"]["state"] in TERMINAL
+
+    def _is_true_duplicate(self, raw: Object) -> bool:
+        winner = self._judge.by_name.get(raw["status"].get("duplicateOf", ""))
+        if winner is None or unique_key(winner) != unique_key(raw) or winner["status"].get("attempt", 0) < 1:
+            return False
+        if winner["metadata"]["uid"] in self._judge.deleted_by_hand:
+            return True
+        return bool(self._why_duplicate(raw, winner, surely=False))
+
+    def verdict(self) -> None:
+        """What only the end shows."""
+        for late, (_, by) in self._overtaken.items():
+            job = self._judge.jobs[late]
+            if job["status"]["state"] == "Waiting":
+                self._judge.broken("higher priority goes first", f"{by} was claimed before {job['metadata']['name']}")
+
+
+def unique_key(raw: Object) -> tuple[str, str] | None:
+    """What it is unique by, or None: (task or command, key)."""
+    spec, unique = raw["spec"], raw["spec"].get("unique")
+    if unique is None:
+        return None
+    what = spec.get("task") or repr(spec.get("command"))
+    return what, f"key {unique['key']}" if "key" in unique else f"args {sorted(spec.get('args', {}).items())}"
+
+
+def delays_of(raw: Object, outcome: str, failures: int, disruptions: int) -> tuple[float, float]:
+    """The shortest and the longest wait in seconds after an attempt that ended so (design 2, backoff, and 3)."""
+    if outcome == "Disrupted":
+        return (min(2.0 ** (disruptions - 1), 300.0),) * 2
+    if outcome not in ("Failed",):
+        return 0.0, float("inf")
+    base: float = raw["spec"].get("backoff", {}).get("baseSeconds", 1)
+    delay = min(3_600.0, base * 2.0 ** (failures - 1))
+    return delay * 0.5, min(3_600.0, delay * 1.5)

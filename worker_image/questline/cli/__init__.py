@@ -1,0 +1,1 @@
+"""The command `questline`, also `kubectl questline`: the extra `questline[cli]`. docs/command.md is its reference."""

@@ -1,0 +1,86 @@
+"""What changes what is there: `cancel`, `pause`, `resume`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from questline.cli.app import QueuesArgument, cluster_command, complete_jobs
+from questline.cli.cluster import JOBS, QUEUES, Cluster
+from questline.cli.errors import EXIT_REFUSED
+from questline.cli.output import note, say
+from questline.cli.selection import AllOption, DryRunOption, QueueOption, SelectorOption, StateOption, selected
+from questline.cli.view import JobView
+
+SomeJobsArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="JOB", help="Names of Jobs.", autocompletion=complete_jobs)
+]
+
+
+@cluster_command()
+def cancel(
+    cluster: Cluster,
+    jobs: SomeJobsArgument = None,
+    queue: QueueOption = None,
+    state: StateOption = None,
+    selector: SelectorOption = "",
+    all_jobs: AllOption = False,
+    dry_run: DryRunOption = False,
+) -> int:
+    """Cancel Jobs and all that they have enqueued.
+
+    A Job that has ended keeps its state, and its descendants are canceled. Of those that are chosen by queue, labels or
+    --all, only those that have not ended are.
+    """
+    found = selected(cluster, jobs, queue, state, selector, all_jobs=all_jobs)
+    if not jobs and state is None:
+        found = [job for job in found if not job.finished]
+    chosen = [job for job in found if not job.spec.get("cancel")]
+    return _on_each(cluster, chosen, "cancel", "canceled", lambda _job: {"cancel": True}, dry_run=dry_run)
+
+
+def _on_each(
+    cluster: Cluster,
+    jobs: list[JobView],
+    verb: str,
+    done: str,
+    change: Callable[[JobView], dict[str, Any]],
+    *,
+    dry_run: bool,
+) -> int:
+    """Makes the change to each Job, and says so; the exit status."""
+    if not jobs:
+        note(f"There is nothing to {verb}.")
+        return 0
+    if dry_run:
+        for job in jobs:
+            say(f"{job.name} ({job.state}, queue {job.queue}) would be {done}")
+        return 0
+    failures = cluster.together(lambda job: cluster.patch(JOBS, job.name, change(job)), jobs)
+    for job, failure in zip(jobs, failures, strict=True):
+        if failure is None:
+            say(f"{job.name} {done}")
+        else:
+            note(f"questline: {job.name} not {done}: {failure}")
+    return EXIT_REFUSED if any(failures) else 0
+
+
+@cluster_command()
+def pause(cluster: Cluster, queues: QueuesArgument) -> None:
+    """Let Queues start nothing more; what runs goes on."""
+    _pause(cluster, queues, paused=True)
+
+
+@cluster_command()
+def resume(cluster: Cluster, queues: QueuesArgument) -> None:
+    """Let paused Queues go on."""
+    _pause(cluster, queues, paused=False)
+
+
+def _pause(cluster: Cluster, queues: list[str], *, paused: bool) -> None:
+    for name in dict.fromkeys(queues):
+        status = cluster.patch(QUEUES, name, {"paused": paused}).get("status") or {}
+        numbers = f"{status.get('running', 0)} running, {status.get('waiting', 0)} waiting"
+        say(f"{name} {'paused' if paused else 'resumed'} ({numbers})")
