@@ -214,17 +214,32 @@ async def test_a_child_that_was_deleted_counts_as_canceled() -> None:
                 assert "1 of the 3 Jobs of group g" in of_task(cluster, "join")[0].status["message"]
 
 
-@simulated
-async def test_a_join_never_goes_by_a_success_that_the_watch_has_not_told_of() -> None:
-    """The operator's own write brings the parent's success ahead of the watch, and so ahead of the children."""
-    join = Join()
-    async with Cluster({"root": fan_out(5), "child": some_fail(), "join": join}) as cluster:
-        await cluster.apply(a_queue("wide"), a_job("root"))
-        await cluster.until(lambda: len(cluster.kubelet.running) == 1)
-        cluster.server.watch_lag = lambda client, resource: 3.0 if resource == JOBS else 0.0
-        await cluster.until_settled()
-        assert join.summary == {"total": 5, "succeeded": 5}
-        assert ended_before(cluster, "join", "child")
+@pytest.mark.parametrize("policy", ["Succeeded", "Finished"])
+@pytest.mark.parametrize("after", ["group", "tree"])
+def test_a_join_never_goes_by_a_success_that_the_watch_has_not_told_of(policy: str, after: str) -> None:
+    """The operator's own write brings the parent's success ahead of the watch, and so ahead of its last children."""
+
+    @simulated
+    async def run() -> None:
+        join = Join()
+
+        async def root(attempt: Attempt) -> Ended:
+            named = {"group": "g"} if after == "group" else {"tree": attempt.job}
+            await attempt.enqueue("tasks:join", after=[named], afterPolicy=policy)
+            await attempt.work(5.0)
+            cluster.server.watch_lag = lambda client, resource: 3.0 if resource == JOBS else 0.0
+            for index in range(5):
+                await attempt.enqueue("tasks:child", group="g", args={"index": index})
+            return succeeded()
+
+        async with Cluster({"root": root, "child": some_fail(), "join": join}) as cluster:
+            await cluster.apply(a_job("root"))
+            await cluster.until_settled()
+            assert outcome(cluster) == "Succeeded"
+            assert join.summary["succeeded"] == 5 + (after == "tree")
+            assert ended_before(cluster, "join", "child")
+
+    run()
 
 
 @pytest.mark.parametrize("moment", [0.0, 0.1, 1.0, 1.02, 1.1, 1.5, 2.0, 2.1, 2.2, 3.0, 4.0])

@@ -183,6 +183,30 @@ async def test_a_cancelled_job_runs_again_by_one_update_and_its_children_do_not(
 
 
 @simulated
+async def test_a_child_of_a_cancelled_job_runs_again_only_when_that_does() -> None:
+    async def parent(attempt: Attempt) -> Ended:
+        if attempt.number == 1:
+            await attempt.enqueue("tasks:child")
+        return succeeded()
+
+    async with Cluster({"parent": parent}, seconds=50.0) as cluster:
+        await cluster.apply(a_job("parent"))
+        await cluster.until(lambda: len(cluster.kubelet.running) == 1 and cluster.state("parent") == "Succeeded")
+        await cluster.edit("parent", cancel=True)
+        await cluster.until_settled()
+        child = next(job.name for job in cluster.jobs() if job.parent)
+        ran_so_far = len(cluster.kubelet.runs)
+        await cluster.edit(child, rerun=1)
+        await asyncio.sleep(60)
+        assert cluster.states()[child] == "Canceled AncestorCanceled"
+        assert (cluster.job(child).finishes, len(cluster.kubelet.runs)) == (1, ran_so_far)
+        await cluster.edit("parent", cancel=False, rerun=1)
+        await cluster.until(lambda: cluster.state(child) == "Succeeded", seconds=60)
+        assert cluster.job("parent").finishes == 2
+        assert cluster.watcher.violations == []
+
+
+@simulated
 async def test_a_job_that_cancelled_itself_and_a_duplicate_run_again() -> None:
     async def moody(attempt: Attempt) -> Ended:
         return canceled() if attempt.number == 1 else succeeded()
