@@ -51,7 +51,7 @@ class Run:
 
 
 def read_runs(records: Path, tests: Path) -> list[Run]:
-    """Every record of a test in the folder, by the tests' ids; the simulation's and the mutants' have sections of their own.
+    """Every record of a test in the folder, by the tests' ids; those of the simulation and the mutants are left out.
 
     Raises:
         ReliabilityError: there is none, or one whose test no longer exists.

@@ -8,10 +8,12 @@ Exit status 0 only if the code as it is passes and every mutant is caught; 1 if 
 import argparse
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.mutants.patches import Mutant, PatchError, all_mutants
-from tests.mutants.runner import PARTS, RANDOM_SECONDS, PartRun, Result, run_mutant
+from tests.mutants.runner import PARTS, RANDOM_SECONDS, PartRun, Result, kill_all, run_mutant
 
 NICENESS = 10
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -39,8 +41,11 @@ def main() -> int:
             console.print(f"{mutant.name}: {mutant.breaks}", markup=False)
         return 0
     os.nice(NICENESS)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
-    console.print(f"control: the code as it is, up to {options.timeout:g} s of random runs and all directed ones")
+    console.print(
+        f"control: the code as it is, up to {options.timeout:g} CPU seconds of random runs and all directed ones"
+    )
     control = run_control(options)
     if control.verdict != "survived":
         console.print(f"control: {failure_of(control)}", markup=False)
@@ -48,9 +53,10 @@ def main() -> int:
     tests = sum(run.tests for run in control.runs)
     console.print(f"control: {tests} tests passed in {time.monotonic() - began:.0f} s; {len(mutants)} mutants follow")
     results: list[Result] = []
-    for result in run_all(mutants, options):
-        results.append(result)
-        console.print(f"[{len(results)}/{len(mutants)}] {line_of(result)}", markup=False)
+    with closing(run_all(mutants, options)) as running:
+        for result in running:
+            results.append(result)
+            console.print(f"[{len(results)}/{len(mutants)}] {line_of(result)}", markup=False)
     results.sort(key=lambda result: result.mutant.name if result.mutant else "")
     console.print(table_of(results))
     console.print(summary_of(results, time.monotonic() - began), markup=False)
@@ -68,7 +74,7 @@ def parse_arguments() -> argparse.Namespace:
         type=float,
         default=RANDOM_SECONDS,
         metavar="SECONDS",
-        help="of random runs for each mutant, before the directed tests have their turn (default: %(default)g)",
+        help="CPU seconds of random runs for each mutant, before the directed tests (default: %(default)g)",
     )
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="mutants at a time (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
@@ -95,14 +101,28 @@ def run_control(options: argparse.Namespace) -> Result:
     """Both parts against the unchanged code, side by side."""
     with ThreadPoolExecutor(options.jobs) as pool:
         runs = [pool.submit(run_mutant, None, random_seconds=options.timeout, parts=(part,)) for part in PARTS]
-        return Result(None, tuple(run for each in runs for run in each.result().runs))
+        try:
+            return Result(None, tuple(run for each in runs for run in each.result().runs))
+        except KeyboardInterrupt:
+            _leave(pool)
+            raise
 
 
-def run_all(mutants: Sequence[Mutant], options: argparse.Namespace) -> Iterator[Result]:
+def run_all(mutants: Sequence[Mutant], options: argparse.Namespace) -> Generator[Result, None, None]:
     """The results in the order in which they come."""
     with ThreadPoolExecutor(options.jobs) as pool:
-        for done in as_completed([pool.submit(run_mutant, one, random_seconds=options.timeout) for one in mutants]):
-            yield done.result()
+        runs = [pool.submit(run_mutant, one, random_seconds=options.timeout) for one in mutants]
+        try:
+            for done in as_completed(runs):
+                yield done.result()
+        except (KeyboardInterrupt, GeneratorExit):
+            _leave(pool)
+            raise
+
+
+def _leave(pool: ThreadPoolExecutor) -> None:
+    pool.shutdown(wait=False, cancel_futures=True)
+    kill_all()
 
 
 def failure_of(result: Result) -> str:
@@ -118,8 +138,8 @@ def line_of(result: Result) -> str:
     if result.verdict == "broken":
         return f"{name}: BROKEN: {failure_of(result)}"
     if run is None:
-        return f"{name}: SURVIVED {result.seconds:.0f} s of the simulation"
-    return f"{name}: caught by a {run.part} run in {result.seconds:.1f} s: {test_of(run)}"
+        return f"{name}: SURVIVED {result.seconds:.0f} CPU seconds of the simulation"
+    return f"{name}: caught by a {run.part} run after {result.seconds:.1f} CPU seconds: {test_of(run)}"
 
 
 def test_of(run: PartRun) -> str:
@@ -132,7 +152,7 @@ def table_of(results: Sequence[Result]) -> Table:
     table = Table(title="Deliberate bugs, and what catches them", title_justify="left", show_lines=False)
     for column in ("mutant", "breaks", "by", "test or seed"):
         table.add_column(column, overflow="fold")
-    table.add_column("seconds", justify="right")
+    table.add_column("CPU seconds", justify="right")
     for result in results:
         assert result.mutant is not None
         run = result.caught

@@ -1,5 +1,8 @@
 """A pytest plugin for the process that tests a mutant: proves that the mutant is what it tests, and notes each test.
 
+It also ends the process when its time is over, or a test's. That time is the processor's: how busy the machine is must
+not decide what counts as a hang. A thread does it, since a loop of virtual time takes no exception out of a signal.
+
 The checkout is installed in the environment by an import hook. A run that tested the sources instead of the mutant
 would call every mutant a survivor, and the control run would prove nothing.
 """
@@ -7,6 +10,8 @@ would call every mutant a survivor, and the control run would prove nothing.
 import json
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +19,14 @@ import pytest
 FOLDER = "QUESTLINE_MUTANT_FOLDER"
 """Environment: the folder that `questline_operator` must come from."""
 NOTES = "QUESTLINE_MUTANT_NOTES"
-"""Environment: the file that gets one JSON object a line, for each test when it begins and when it has ended."""
+"""Environment: the file that gets one JSON object a line, for each test that has ended."""
+CPU_SECONDS = "QUESTLINE_MUTANT_CPU_SECONDS"
+"""Environment: how long the process may run, in CPU seconds ..."""
+TEST_CPU_SECONDS = "QUESTLINE_MUTANT_TEST_CPU_SECONDS"
+"""... and one test of it."""
+TIME_IS_OVER = 75
+"""The exit status of a process whose time was over."""
+LOOK_SECONDS = 0.2
 WHY_LIMIT = 600
 WHY_LINES = 10
 
@@ -28,6 +40,7 @@ def pytest_configure() -> None:
     import questline_operator  # noqa: F401
 
     _check_origin()
+    threading.Thread(target=_WATCH.run, daemon=True).start()
 
 
 def pytest_sessionfinish() -> None:
@@ -36,17 +49,41 @@ def pytest_sessionfinish() -> None:
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
-    """Note a test that begins: one that hangs is never heard of again."""
-    _note(test=nodeid, ended=False)
+    """Have the time of a test that begins looked at."""
+    _WATCH.test, _WATCH.test_began = nodeid, time.process_time()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Note a test that has ended, or failed in its preparation."""
     if report.when == "call" or report.failed:
-        _note(test=report.nodeid, ended=True, failed=report.failed, why=_why(report) if report.failed else "")
+        _note(report.nodeid, failed=report.failed, why=_why(report) if report.failed else "")
 
 
-def _note(**note: str | bool) -> None:
+class _Watch:
+    """Ends the process when its time is over, or that of the test that runs."""
+
+    def __init__(self) -> None:
+        self.test = ""
+        self.test_began = 0.0
+
+    def run(self) -> None:
+        """Look at the time until it is over."""
+        whole, one = float(os.environ[CPU_SECONDS]), float(os.environ[TEST_CPU_SECONDS])
+        while True:
+            time.sleep(LOOK_SECONDS)
+            now = time.process_time()
+            if now >= whole:
+                os._exit(TIME_IS_OVER)
+            if self.test and now >= self.test_began + one:
+                _note(self.test, failed=True, why=f"hung: it took more than {one:g} s of CPU time")
+                os._exit(pytest.ExitCode.TESTS_FAILED)
+
+
+_WATCH = _Watch()
+
+
+def _note(test: str, *, failed: bool, why: str) -> None:
+    note = {"test": test, "failed": failed, "why": why, "cpu": time.process_time()}
     with Path(os.environ[NOTES]).open("a") as file:
         file.write(json.dumps(note) + "\n")
 

@@ -60,11 +60,14 @@ from tests.simulation.sdk import (
 )
 from tests.simulation.store import Change
 
-MENDING_SECONDS = 45.0
+MENDING_SECONDS = 25.0
 """So long after the last fault an operator leads, and whatever was late or hung is over."""
 SETTLING_SECONDS = 4_000.0
-DEPTH = 2
-"""Attempts of Jobs so deep enqueue no more."""
+IDLE_SECONDS = 8.0
+MOST_STEPS = 10_000
+"""No plan needs so many: what makes more of them does not come to rest."""
+CHILDREN = (3, 1)
+"""So many children an attempt enqueues at most, by its Job's depth."""
 LAST_SCRIPTED_ATTEMPT = 12
 """Later ones succeed: a script that always snoozes would never end."""
 _RESOURCES: dict[str, Resource] = {resource.plural: resource for resource in (JOBS, PODS, QUEUES, WORKERS)}
@@ -120,6 +123,7 @@ class Life:
         self.faults: Counter[str] = Counter()
         self.actions = 0
         self._errors: list[str] = []
+        self._living: asyncio.Task[list[str]] | None = None
         self._scripts_of: dict[str, Sequence[int]] = {}
         self._asked: list[str] = []
         self._held: set[str] = set()
@@ -141,6 +145,13 @@ class Life:
 
     async def run(self) -> list[str]:
         """Live it to the end; what was broken."""
+        living = self._living = asyncio.create_task(self._run())
+        try:
+            return await living
+        except asyncio.CancelledError:
+            return self.judge.violations + self._errors
+
+    async def _run(self) -> list[str]:
         catcher = _Errors(self._errors)
         logging.getLogger("questline_operator").addHandler(catcher)
         try:
@@ -154,12 +165,11 @@ class Life:
                 await self._mend()
                 with suppress(AssertionError):  # the judge says what of it is wrong
                     await self.cluster.until(self._settled, seconds=SETTLING_SECONDS)
-                # A record that its window kept may go until then.
-                await asyncio.sleep(80 + self.judge.clock_error)
-                before = self.cluster.writes(JOBS, QUEUES, WORKERS, PODS)
-                await asyncio.sleep(20)
-                if idle := self.cluster.writes(JOBS, QUEUES, WORKERS, PODS) - before:
-                    self._errors.append(f"{idle} writes in twenty seconds in which nothing happened")
+                await asyncio.sleep(IDLE_SECONDS)
+                before = self._writes()
+                await asyncio.sleep(IDLE_SECONDS)
+                if idle := self._writes() - before:
+                    self._errors.append(f"{idle} writes in {IDLE_SECONDS:g} seconds in which nothing happened")
                 verdict = self.judge.verdict(self.cluster.kubelet.runs, self.told)
         finally:
             logging.getLogger("questline_operator").removeHandler(catcher)
@@ -168,12 +178,26 @@ class Life:
         self.faults["refused by the fence"] += self.cluster.fence.refused
         return verdict + self._errors
 
+    def _writes(self) -> int:
+        """What operators wrote, but for what retention deletes, and the counts of queues, which change by that."""
+        return sum(
+            number
+            for (client, verb, plural, _), number in self.cluster.server.calls.items()
+            if client.startswith("operator-")
+            and verb in ("create", "patch")
+            and plural in ("questjobs", "questworkers")
+        )
+
     @property
     def steps(self) -> int:
         """Changes that were applied to the API server; renewals of the Lease do not count."""
         return len(self.history)
 
     def _see(self, change: Change) -> None:
+        if len(self.history) == MOST_STEPS and self._living is not None:
+            self._errors.append(f"{MOST_STEPS} steps, and it does not come to rest; the last: {self.history[-8:]}")
+            self._living.cancel()
+            self._living = None
         if change.resource != LEASES:
             self.history.append((change.type, change.resource.plural, change.key[1], change.version))
 
@@ -192,9 +216,10 @@ class Life:
             code = 0 if script.end == "succeeded" or attempt.number > LAST_SCRIPTED_ATTEMPT else 3
             self.told[attempt.pod_uid] = "Failed" if code else "Succeeded"
             return exits(code, '{"rows": 3}')
-        if attempt.payload["job"]["depth"] < DEPTH:
+        depth = attempt.payload["job"]["depth"]
+        if depth < len(CHILDREN):
             try:
-                for child in script.children:
+                for child in script.children[: CHILDREN[depth]]:
                     await self._enqueue(attempt, child)
             except (ApiError, FateUnknownError) as error:
                 self.told[attempt.pod_uid] = "Failed"

@@ -24,20 +24,31 @@ class DeadlockError(RuntimeError):
     """Nothing is ready and no timer is set: the program waits for an event that nobody can bring about any more."""
 
 
+class SpinError(RuntimeError):
+    """The program goes round and round without any time that passes."""
+
+
+MOST_ROUNDS = 100_000
+
+
 class _JumpingSelector(selectors.SelectSelector):
     """A selector that never blocks: the time that it should have waited is added to the virtual time instead."""
 
     def __init__(self) -> None:
         super().__init__()
         self.time = 0.0
+        self._rounds = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(0)
-        if ready:
-            return ready
+        # No socket and no thread wakes the loop, so the system is not asked.
         if timeout is None:
             raise DeadlockError("the simulation waits for an event that cannot come: no timer is set")
-        self.time += max(0.0, timeout)
+        self._rounds += 1
+        if timeout > 0:
+            self.time += timeout
+            self._rounds = 0
+        elif self._rounds > MOST_ROUNDS:
+            raise SpinError(f"{MOST_ROUNDS} rounds of the event loop at {self.time:.3f} s")
         return []
 
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from prometheus_client import CollectorRegistry
 
-from questline_operator.core.records import LABEL_ATTEMPT, LABEL_JOB, LABEL_QUEUE, Job, Pod
+from questline_operator.core.records import LABEL_JOB, Job, Pod
 from questline_operator.core.states import TERMINAL
 from questline_operator.shell.api import JOBS, NAMESPACES, PODS, QUEUES, WORKERS, Object, Resource
 from questline_operator.shell.leader import Leader
@@ -165,9 +165,11 @@ class Watcher:
     """Sees every change in the order in which it was applied, and fails where an invariant does not hold."""
 
     def __init__(self, server: ApiServer) -> None:
-        self._server = server
-        self._jobs: dict[str, Object] = {}
+        self._statuses: dict[str, Object] = {}
+        self._reported: dict[str, int] = {}
         self._live: defaultdict[str, set[str]] = defaultdict(set)
+        self._pods: defaultdict[str, dict[str, Pod]] = defaultdict(dict)
+        self._concurrency: dict[str, int] = {}
         self.highest_slots: defaultdict[str, int] = defaultdict(int)
         self.violations: list[str] = []
         server.store.observers.append(self._see)
@@ -175,26 +177,29 @@ class Watcher:
     def _see(self, change: Change) -> None:
         if change.resource == JOBS:
             self._see_job(change)
+        elif change.resource == QUEUES:
+            self._concurrency[change.key[1]] = change.object["spec"].get("concurrency", 10)
         elif change.resource == PODS and LABEL_JOB in change.object["metadata"].get("labels", {}):
             self._see_pod(change)
 
     def _see_job(self, change: Change) -> None:
-        raw, uid = change.object, change.object["metadata"]["uid"]
-        before = self._jobs.get(uid)
+        raw, uid, name = change.object, change.object["metadata"]["uid"], change.object["metadata"]["name"]
         if change.type == "DELETED":
-            self._jobs.pop(uid, None)
+            self._statuses.pop(uid, None)
+            self._reported.pop(name, None)
             return
-        self._jobs[uid] = raw
-        old, new = (before or {}).get("status", {}), raw.get("status", {})
-        old_state, state = old.get("state"), new.get("state")
-        if old_state in TERMINAL and state != old_state and not self._runs_again(old, new):
-            self.violations.append(f"{raw['metadata']['name']}: {old_state} -> {state}")
+        old, new = self._statuses.get(uid, {}), raw.get("status", {})
+        before, state = old.get("state", ""), new.get("state", "")
+        if before in TERMINAL and state != before and not self._runs_again(old, new):
+            self.violations.append(f"{name}: {before} -> {state}")
+        self._statuses[uid] = new
+        self._reported[name] = (new.get("report") or {}).get("attempt", 0)
         self._count_slots(raw["spec"].get("queue", "default"))
 
     def _runs_again(self, old: Object, new: Object) -> bool:
         """Whether its rerun was raised, or what it was Skipped for runs again."""
         upstream = old.get("upstream", {"uid": "", "finishes": 0})
-        now = self._jobs.get(upstream["uid"], {}).get("status", {})
+        now = self._statuses.get(upstream["uid"], {})
         went_on = bool(now) and (now["state"] not in TERMINAL or now["finishes"] > upstream["finishes"])
         return new.get("observedRerun", 0) > old.get("observedRerun", 0) or went_on
 
@@ -203,23 +208,18 @@ class Watcher:
         owner = f"{pod.namespace}/{pod.job}/{pod.owner_uid}"
         if change.type == "DELETED" or not pod.live:
             self._live[owner].discard(pod.name)
+            self._pods[pod.queue].pop(pod.name, None)
         else:
             self._live[owner].add(pod.name)
+            self._pods[pod.queue][pod.name] = pod
         if len(self._live[owner]) > 1:
             self.violations.append(f"{pod.job} has two live pods: {sorted(self._live[owner])}")
-        self._count_slots(change.object["metadata"]["labels"][LABEL_QUEUE])
+        self._count_slots(pod.queue)
 
     def _count_slots(self, queue: str) -> None:
         """Attempts whose pod exists and has neither ended nor reported."""
-        held = 0
-        for raw in self._server.store.peek_all(PODS):
-            labels = raw["metadata"].get("labels", {})
-            if labels.get(LABEL_QUEUE) != queue or not Pod.parse(raw).live:
-                continue
-            job = next((j for j in self._jobs.values() if j["metadata"]["name"] == labels[LABEL_JOB]), {})
-            report = job.get("status", {}).get("report") or {}
-            held += str(report.get("attempt")) != labels[LABEL_ATTEMPT]
+        held = sum(self._reported.get(pod.job) != pod.attempt for pod in self._pods[queue].values())
         self.highest_slots[queue] = max(self.highest_slots[queue], held)
-        record = next((q for q in self._server.store.peek_all(QUEUES) if q["metadata"]["name"] == queue), None)
-        if record is not None and held > record["spec"].get("concurrency", 10):
-            self.violations.append(f"queue {queue} holds {held} of {record['spec']['concurrency']} slots")
+        concurrency = self._concurrency.get(queue)
+        if concurrency is not None and held > concurrency:
+            self.violations.append(f"queue {queue} holds {held} of {concurrency} slots")

@@ -74,16 +74,14 @@ def account(plan: Plan, life: Life | None, broken: list[str], seed_of_it: int | 
     )
 
 
-def check(plan: Plan, record: Record, seed_of_it: int | None = None) -> None:
-    """Live one plan and count it.
-
-    Raises:
-        BrokenError: it broke an invariant.
-    """
-    life, broken = live(plan)
+def _failure_of(plan: Plan, record: Record, number: int) -> str:
+    """Live one plan and count it; the account of what broke, or ""."""
+    try:
+        life, broken = live(plan)
+    except Exception as error:
+        return account(plan, None, [repr(error)], number)
     record.add(life)
-    if broken:
-        raise BrokenError(account(plan, life, broken, seed_of_it))
+    return account(plan, life, broken, number) if broken else ""
 
 
 def explore(
@@ -123,20 +121,15 @@ def explore(
     def lives(plan: Plan) -> None:
         nonlocal first_failed_at
         text = repr(plan)
+        if text not in failures and time.monotonic() <= first_failed_at + shrink_seconds:
+            failure = _failure_of(plan, record, number)
+            if failure:
+                record.violations += first_failed_at == float("inf")
+                first_failed_at = min(first_failed_at, time.monotonic())
+                failures[text] = failure
+            seen()
+        # One place for every failure, by which Hypothesis takes them for the same.
         if text in failures:
             raise BrokenError(failures[text])
-        if time.monotonic() > first_failed_at + shrink_seconds:
-            return  # nothing smaller than what is known by now
-        try:
-            check(plan, record, number)
-        except Exception as error:
-            record.violations += not failures
-            failures[text] = (
-                str(error) if isinstance(error, BrokenError) else account(plan, None, [repr(error)], number)
-            )
-            first_failed_at = min(first_failed_at, time.monotonic())
-            raise BrokenError(failures[text]) from error
-        finally:
-            seen()
 
     lives()

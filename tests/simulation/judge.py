@@ -52,6 +52,9 @@ class Judge:
         self.by_name: dict[str, Object] = {}
         """The last Job of each name, deleted ones included."""
         self.changed_at: dict[str, float] = {}
+        self.seen_at: dict[str, float] = {}
+        """When each Job was created, in virtual seconds, and when deleted."""
+        self.gone_at: dict[str, float] = {}
         self._claims = ClaimJudge(self)
         self._status_writes: Counter[str] = Counter()
         self._edits: Counter[str] = Counter()
@@ -109,6 +112,7 @@ class Judge:
         self.jobs[uid] = self.by_name[name] = raw
         if change.type == "DELETED":
             self.alive.pop(uid, None)
+            self.gone_at[uid] = self.now
             self._release_claim(uid, raw)
             if uid not in self.deleted_by_hand:
                 self._see_retention(raw)
@@ -116,6 +120,7 @@ class Judge:
         self.alive[uid] = None
         old, new = before.get("status", {}), status
         self.changed_at[uid] = self.now
+        self.seen_at.setdefault(uid, self.now)
         if old.get("state") in TERMINAL and new != old:
             changed = sorted(field for field in old.keys() | new.keys() if old.get(field) != new.get(field))
             self.broken(7, f"{name}: {old['state']} -> {new['state']}, {', '.join(changed)} changed")

@@ -20,6 +20,8 @@ LATE_SECONDS = 60.0
 """So long after an edit the operator goes by it, however late its watches are ..."""
 CALM_LATE_SECONDS = 1.0
 """... and so long where they are not."""
+LATE_CLOCK_SECONDS = 5.0
+"""A clock that is wrong by more ends a window early or late."""
 PRIORITY_SECONDS = 0.5
 """Claims that were decided together are written within this time."""
 
@@ -159,6 +161,8 @@ class ClaimJudge:
         """Why it is a duplicate of that admitted one, or "". ``surely``: not where one second holds both moments."""
         if winner["metadata"]["uid"] in self._judge.ancestors(raw):
             return ""
+        if self._gone_before(winner, raw):
+            return ""
         released, status = self._released_at(raw), winner["status"]
         created, unique = parse_time(winner["metadata"]["creationTimestamp"]), raw["spec"]["unique"]
         if unique.get("scope") == "Window":
@@ -177,6 +181,17 @@ class ClaimJudge:
         return (
             f"ended {finished - released:.3f} s after it became eligible" if before or (unsure and not surely) else ""
         )
+
+    def _gone_before(self, winner: Object, raw: Object) -> bool:
+        """Whether the record was deleted in good order before the other Job was even created.
+
+        That is so early only where the clock says that the winner ended, or its window, later than it was.
+        """
+        judge = self._judge
+        gone_at = judge.gone_at.get(winner["metadata"]["uid"])
+        if gone_at is None or gone_at > judge.seen_at[raw["metadata"]["uid"]]:
+            return False
+        return raw["spec"]["unique"].get("scope") != "Window" or judge.clock_error > LATE_CLOCK_SECONDS
 
     def _released_at(self, raw: Object) -> float:
         created, parent = parse_time(raw["metadata"]["creationTimestamp"]), raw["spec"].get("parent")

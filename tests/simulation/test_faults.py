@@ -14,7 +14,7 @@ from tests.simulation.explore import SHRINK_SECONDS, Record, explore
 from tests.simulation.plan import Ask, Child, Freeze, Kill, Plan, Script, TakePod, parse
 
 SEED = 20260131
-PLANS = int(os.environ.get("CHAOS_SEEDS", "70"))
+PLANS = int(os.environ.get("CHAOS_SEEDS", "50"))
 SHRINKING = float(os.environ.get("CHAOS_SHRINK_SECONDS", str(SHRINK_SECONDS)))
 STEPS = 10_000
 LIFE = Plan(

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from questline_operator.core.states import State
-from questline_operator.shell.api import JOBS, PODS, QUEUES, WORKERS, ApiError
+from questline_operator.shell.api import JOBS, PODS, QUEUES, WORKERS, ApiError, Object
 from tests.simulation.clock import simulated
 from tests.simulation.cluster import NAMESPACE, Cluster, a_job, a_queue, a_worker
 from tests.simulation.faults import Fault
@@ -343,3 +343,24 @@ async def test_a_command_that_exits_cleanly_on_sigterm_is_cancelled_all_the_same
         await cluster.edit("polite", cancel=True)
         await cluster.until_settled()
         assert cluster.states()["polite"] == "Canceled Requested"
+
+
+@simulated
+@pytest.mark.parametrize("words", ["exceeded quota: pods", "status unknown for quota: pods"])
+async def test_a_quota_makes_no_worker_unready(words: str) -> None:
+    async with Cluster() as cluster:
+        await asyncio.sleep(5)  # the default Worker's check
+        conditions: list[Object] = []
+        cluster.server.store.observers.append(
+            lambda change: (
+                conditions.extend(change.object.get("status", {}).get("conditions", ()))
+                if change.resource == WORKERS
+                else None
+            )
+        )
+        cluster.server.faults.append(
+            Fault(verb="create", resource=PODS, error=ApiError(403, "Forbidden", words), times=1)
+        )
+        await cluster.apply(a_worker("odd"), a_job("a", worker="odd"))
+        await cluster.until_settled()
+        assert [condition["status"] for condition in conditions] == ["True"]

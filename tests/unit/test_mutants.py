@@ -1,5 +1,6 @@
 """The deliberate bugs of tests/mutants still fit the sources; `make mutants` runs the simulation against each one."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants.in_child import FOLDER, NOTES
+from tests.mutants.in_child import CPU_SECONDS, FOLDER, NOTES, TEST_CPU_SECONDS
 from tests.mutants.patches import PACKAGE, ROOT, Mutant, PatchError, all_mutants, copy_package
 
 FEWEST = 24
@@ -52,3 +53,15 @@ def test_a_run_that_would_test_the_sources_instead_of_a_mutant_fails_loudly(tmp_
     assert done.returncode not in (0, 1)
     assert "not from the mutant" in done.stderr
     assert not (tmp_path / "notes").exists()
+
+
+def test_a_mutant_that_hangs_is_caught_by_the_time_that_its_test_takes_of_the_processor(tmp_path: Path) -> None:
+    (tmp_path / "test_hangs.py").write_text("def test_hangs() -> None:\n    while True:\n        pass\n")
+    command = [sys.executable, "-m", "pytest", str(tmp_path), "-p", "tests.mutants.in_child", "-p", "no:cacheprovider"]
+    environment = {**os.environ, "PYTHONPATH": str(copy_package(tmp_path)), FOLDER: str(tmp_path)}
+    environment |= {NOTES: str(tmp_path / "notes"), CPU_SECONDS: "60", TEST_CPU_SECONDS: "0.1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
+    note = json.loads((tmp_path / "notes").read_text())
+    assert note["test"].endswith("test_hangs.py::test_hangs")
+    assert note["why"].startswith("hung")

@@ -190,7 +190,11 @@ class HttpTransport:
                 if response.status != 200:
                     raise RefusedError(Answer(response.status, dict(response.getheaders()), response.read()))
                 while line := response.readline():
+                    if not line.endswith(b"\n") and _broke_off(response):
+                        break
                     yield line
+                if _broke_off(response):
+                    raise LostAnswerError("the answer broke off")
             except (OSError, HTTPException) as error:
                 raise LostAnswerError(_say(error)) from None
 
@@ -372,6 +376,11 @@ def _retry_after(answer: Answer) -> float:
         return max(0.0, float(answer.headers.get("retry-after", "0")))
     except ValueError:
         return 0.0
+
+
+def _broke_off(response: http.client.HTTPResponse) -> bool:
+    """Whether the answer's end is missing. `readline` takes a connection that was cut for an end like any other."""
+    return response.chunked and response.chunk_left is not None
 
 
 def _say(error: BaseException) -> str:

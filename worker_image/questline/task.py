@@ -24,8 +24,8 @@ ARGS_LIMIT = 128 * 1024
 KEY_LIMIT = 1024
 """Characters of a unique key."""
 
-_NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
-_MAX_NAME = 253
+TASK_NAME = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", re.ASCII)
+MAX_TASK_NAME = 253
 
 Errors = type[BaseException] | tuple[type[BaseException], ...]
 
@@ -187,7 +187,7 @@ class Task(Generic[P, C, R]):
                 name: bound[name] for name in unique if name in bound
             }
             given = self.signature.encode(values)
-            key = ":".join(_escaped(given[name]) for name in unique)
+            key = ":".join(key_part(given[name]) for name in unique)
         else:
             key = unique(*args, **kwargs)
             if not isinstance(key, str):
@@ -287,8 +287,10 @@ def _checked_name(function: Any) -> str:
     if name == "<lambda>" or "." in name:
         raise DefinitionError(f"{module}:{name} is no function of a module: define it at the module's top level")
     task = f"{module}:{name}"
-    if not _NAME.fullmatch(task) or len(task) > _MAX_NAME:
-        raise DefinitionError(f"{task}: names of ASCII letters, digits and '_' are needed, at most {_MAX_NAME} in all")
+    if not TASK_NAME.fullmatch(task) or len(task) > MAX_TASK_NAME:
+        raise DefinitionError(
+            f"{task}: names of ASCII letters, digits and '_' are needed, at most {MAX_TASK_NAME} in all"
+        )
     return task
 
 
@@ -300,7 +302,7 @@ def _errors(name: str, value: Any) -> tuple[type[BaseException], ...]:
     return cast(tuple[type[BaseException], ...], classes)
 
 
-def _escaped(value: Any) -> str:
+def key_part(value: Any) -> str:
     """One part of a unique key. An integral float is the integer that the API server makes of it."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -112,9 +112,10 @@ class Caretaker:
             if not error.definite:
                 self._check_again(worker, WORKER_RETRY_SECONDS)
                 return
-            # An exhausted quota says nothing about the Worker: its Jobs' pods wait for it as PodRejected. That the name
-            # is taken is found after everything else was found good.
-            if "exceeded quota" not in error.message and error.reason != "AlreadyExists":
+            # A quota that is exhausted, or so new that nothing is counted yet, says nothing about the Worker: its Jobs'
+            # pods wait for it as PodRejected. That the name is taken is found after everything else was found good.
+            quota = "exceeded quota" in error.message or "status unknown for quota" in error.message
+            if not quota and error.reason != "AlreadyExists":
                 ready, reason, message = False, "PodRefused", error.message
         except NoAnswerError:
             self._check_again(worker, WORKER_RETRY_SECONDS)

@@ -30,6 +30,7 @@ from questline_operator.core.lineage import Hold, ancestors
 from questline_operator.core.records import Job, Key, Pod, Queue, Worker
 from questline_operator.core.states import REASON_DELAY_SECONDS, WRITTEN_AT_ONCE, Reason, State
 from questline_operator.core.uniqueness import could_run
+from questline_operator.core.why import waits_for_slot
 from questline_operator.core.world import World
 from questline_operator.shell.actions import Actions, PodVanishedError
 from questline_operator.shell.agenda import Agenda
@@ -189,10 +190,6 @@ class Controller:
                 if making not in self._busy:
                     self._start(making, actions.make_default_queue(job.namespace), tasks, look_at=job.key)
 
-    def _slots(self, job: Job) -> str:
-        queue = self.world.queues[job.queue_key]
-        return f"waits for a slot: queue {job.queue} runs {self.world.slots_held(job.queue_key)} of {queue.concurrency}"
-
     def _hold(self, job: Job, hold: Hold, now: float, actions: Actions, tasks: asyncio.TaskGroup) -> None:
         """Note the reason; write it where it needs a person, or when it has lasted."""
         reason, since = self._held_since.get(job.key, ("", now))
@@ -216,7 +213,7 @@ class Controller:
         if now < since + delay:
             self._jobs.mark_at(job.key, since + delay)
             return
-        change = transitions.explain(job, hold.reason, hold.message or self._slots(job))
+        change = transitions.explain(job, hold.reason, hold.message or waits_for_slot(self.world, job))
         self._start(job.key, actions.write_status(job, change, patient=delay > 0), tasks)
 
     def _not_ready(self, job: Job) -> None:

@@ -12,7 +12,8 @@ from questline_operator.shell.api import JOBS, NAMESPACES, PODS, QUEUES, WORKERS
 
 logger = logging.getLogger(__name__)
 
-KEPT_TOMBSTONES = 20_000
+KEPT_TOMBSTONES = 5_000
+"""Far more than can be deleted while an answer that was sent before the deletion is still under way."""
 _PARSERS: dict[Resource, Callable[[Object], Job | Pod | Queue | Worker]] = {
     JOBS: Job.parse,
     PODS: Pod.parse,

@@ -95,14 +95,8 @@ async def test_a_quota_used_up_rejects_with_the_servers_words_few_writes_probe_a
     assert tried <= SLOTS + PROBES + 1
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        pytest.param(Answer.REFUSES, id="refuses", marks=pytest.mark.long),
-        pytest.param(Answer.FAILS, id="fails"),
-        pytest.param(Answer.SILENT, id="silent"),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("answer", [Answer.REFUSES, Answer.FAILS, Answer.SILENT], ids=["refuses", "fails", "silent"])
 async def test_a_webhook_that_takes_no_pods_costs_time_and_no_attempt_and_all_run_once_it_does(
     run: Run, answer: Answer
 ) -> None:

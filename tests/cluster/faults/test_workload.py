@@ -9,6 +9,7 @@ import pytest
 
 from questline_operator.core.records import Job
 from questline_operator.core.states import ACTIVE
+from questline_operator.core.times import parse_time
 from questline_operator.shell.api import JOBS, NAMESPACES
 from questline_operator.shell.http_api import HttpApi
 from tests.cluster.faults.load import put_load
@@ -24,6 +25,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("no_deployed")]
 FULL = [pytest.mark.long, pytest.mark.timeout(1800)]
 DOOMED_JOBS = 200
 DOOMED_SLOTS = 20
+KNOWN_SECONDS = 2.0
+"""After a deletionTimestamp, which has whole seconds, the watch of namespaces has told of it."""
 WRITES_PER_JOB = 3
 """That may follow the end of its namespace: a claim and a pod that were under way, and the attempt's outcome."""
 LIMITS = {"wide": 100, "media": 20, "narrow": 3}
@@ -31,7 +34,7 @@ SHARES = ["narrow", *["media"] * 5, *["wide"] * 19]
 """The queue of each Job in turn."""
 
 
-async def test_a_namespace_deleted_with_two_hundred_jobs_goes_and_nothing_is_started_in_it(
+async def test_a_namespace_deleted_with_two_hundred_jobs_goes_and_nothing_more_is_claimed_in_it(
     fake: Live, api: HttpApi, kube: Kube, tmp_path: Path, records: Callable[[Verdict], None]
 ) -> None:
     async with one_operator(kube, tmp_path) as operator:
@@ -48,10 +51,10 @@ async def test_a_namespace_deleted_with_two_hundred_jobs_goes_and_nothing_is_sta
             before, began = await operator.metrics(), time.monotonic()
             namespace = await api.get(NAMESPACES, "", doomed.namespace)
             await api.delete(NAMESPACES, "", doomed.namespace, uid=namespace["metadata"]["uid"])
-            deleted = int((await api.get(NAMESPACES, "", doomed.namespace))["metadata"]["resourceVersion"])
+            deletion = (await api.get(NAMESPACES, "", doomed.namespace))["metadata"]
             await history.until(lambda: not history.jobs() and not history.pods())
             seconds = time.monotonic() - began
-            late = claims_after(history.in_order(), deleted)
+            late = claimed_after(history.in_order(), int(deletion["resourceVersion"]))
             assert violations(history.in_order(), concurrency={"media": DOOMED_SLOTS}) == []
         await other.done(fake.history)
         left = len(fake.history.jobs()) - len(load.roots)
@@ -61,26 +64,31 @@ async def test_a_namespace_deleted_with_two_hundred_jobs_goes_and_nothing_is_sta
         assert await operator.terminate() == 0
     assert "Traceback" not in operator.output
     assert load.faults(fake.history) + other.faults(fake.history) == []
-    # The watch of namespaces tells of a deletion some milliseconds late, and a claim takes as long.
-    assert late <= DOOMED_SLOTS
+    known_by = parse_time(deletion["deletionTimestamp"]) + KNOWN_SECONDS
+    assert [job.name for job in late if (job.started_at or 0.0) > known_by] == []
     assert wrote <= WRITES_PER_JOB * DOOMED_JOBS + 10 * left
-    measured = {"s until it was empty": round(seconds, 1), "writes meanwhile": wrote, "claims after its deletion": late}
+    measured = {
+        "s until it was empty": round(seconds, 1),
+        "writes meanwhile": wrote,
+        "claims under way then": len(late),
+    }
     faults = {f"namespace deleted with {DOOMED_JOBS} Jobs": 1}
     records(Verdict.of(fake.history, concurrency=load.concurrency, faults=faults, measured=measured))
 
 
-def claims_after(events: Iterable[Event], version: int) -> int:
-    """How many Jobs were claimed later than that."""
-    claimed, attempts = 0, Counter[str]()
+def claimed_after(events: Iterable[Event], version: int) -> list[Job]:
+    """The Jobs that were claimed later than that, as they were then."""
+    claimed, attempts = list[Job](), Counter[str]()
     for event in events:
         if event.resource == JOBS and event.type != "DELETED":
             job = Job.parse(event.object)
-            claimed += event.version > version and job.state in ACTIVE and job.attempt > attempts[job.uid]
+            if event.version > version and job.state in ACTIVE and job.attempt > attempts[job.uid]:
+                claimed.append(job)
             attempts[job.uid] = job.attempt
     return claimed
 
 
-@pytest.mark.parametrize("jobs", [pytest.param(250, id="ci"), pytest.param(5_000, id="full", marks=FULL)])
+@pytest.mark.parametrize("jobs", [pytest.param(150, id="ci"), pytest.param(5_000, id="full", marks=FULL)])
 async def test_jobs_enqueued_while_no_operator_runs_all_end_and_no_queue_is_overfilled(
     fake: Live, kube: Kube, tmp_path: Path, records: Callable[[Verdict], None], jobs: int
 ) -> None:

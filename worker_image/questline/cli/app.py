@@ -7,6 +7,7 @@ import os
 import sys
 import typing
 from collections.abc import Callable
+from contextlib import closing
 from functools import wraps
 from typing import Annotated, Any
 
@@ -41,6 +42,12 @@ app = typer.Typer(
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"questline {__version__}")
+        raise typer.Exit(0)
+
+
 @app.callback()
 def questline(
     context: typer.Context,
@@ -48,13 +55,10 @@ def questline(
     kube_context: ContextOption = None,
     namespace: NamespaceOption = None,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version, and nothing else.", is_eager=True)
+        bool, typer.Option("--version", help="Print the version, and nothing else.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
     """Background jobs as Kubernetes resources: enqueue them, follow them, steer them."""
-    if version:
-        print(f"questline {__version__}")
-        raise typer.Exit(0)
     context.obj = {"kubeconfig": kubeconfig, "kube_context": kube_context, "namespace": namespace}
 
 
@@ -73,7 +77,12 @@ def cluster_command(name: str | None = None, *, epilog: str | None = None) -> Ca
             **values: Any,
         ) -> None:
             flags = {"kubeconfig": kubeconfig, "kube_context": kube_context, "namespace": namespace}
-            _run(lambda: function(cluster_of(context, flags), **values))
+
+            def act() -> int | None:
+                with closing(cluster_of(context, flags)) as cluster:
+                    return function(cluster, **values)
+
+            _run(act)
 
         _declare(command, function, drop=1, extra=(KubeconfigOption, ContextOption, NamespaceOption))
         app.command(name, epilog=epilog)(command)
@@ -125,8 +134,8 @@ def _names(context: typer.Context, plural: str, incomplete: str) -> list[str]:
     flags = {name: context.params.get(name) for name in ("kubeconfig", "kube_context", "namespace")}
     ahead = context.find_root().params
     try:
-        cluster = cluster_of(context, {name: value or ahead.get(name) for name, value in flags.items()})
-        names = [item["metadata"]["name"] for item in cluster.listed(plural)]
+        with closing(cluster_of(context, {name: value or ahead.get(name) for name, value in flags.items()})) as cluster:
+            names = [item["metadata"]["name"] for item in cluster.listed(plural)]
     except QuestlineError:
         return []  # a shell that waits for completions has no place for messages
     return [name for name in names if name.startswith(incomplete)]

@@ -38,6 +38,10 @@ class Cluster:
     def __init__(self, target: Target) -> None:
         self.transport, self.namespace, self.where = target.transport, target.namespace, target.where
 
+    def close(self) -> None:
+        """Closes the connections that are kept."""
+        self.transport.close()
+
     def get(self, plural: str, name: str) -> Json:
         """One object of the namespace.
 
@@ -91,8 +95,10 @@ class Cluster:
         selector: str = "",
         fields: Mapping[str, str] | None = None,
         deadline: float = math.inf,
-    ) -> Iterator[dict[str, Json]]:
-        """The objects by name, first as they are listed, then again after each change; ends at the deadline.
+    ) -> Iterator[tuple[dict[str, Json], str | None]]:
+        """The objects by name, and which of them has changed; None where they were listed. Ends at the deadline.
+
+        The dictionary is the same one from one list to the next, and changes as it is iterated.
 
         Args:
             deadline: in seconds of time.monotonic().
@@ -100,7 +106,7 @@ class Cluster:
         while True:
             items, version = self._list(plural, selector, fields or {})
             known = {item["metadata"]["name"]: item for item in items}
-            yield known
+            yield known, None
             while True:
                 begun = time.monotonic()
                 if begun >= deadline:
@@ -116,7 +122,7 @@ class Cluster:
                         known.pop(name, None)
                     elif event["type"] != "BOOKMARK":
                         known[name] = event["object"]
-                    yield known
+                    yield known, name
                 time.sleep(max(0.0, min(deadline, begun + RETRY_SECONDS) - time.monotonic()))
                 if expired:
                     break

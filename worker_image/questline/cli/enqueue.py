@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from datetime import datetime
@@ -17,7 +18,7 @@ from questline.cli.errors import CommandError
 from questline.cli.output import print_objects, say
 from questline.enqueue import Roots
 from questline.options import Options
-from questline.task import _NAME, ARGS_LIMIT, KEY_LIMIT, _escaped, compact
+from questline.task import ARGS_LIMIT, KEY_LIMIT, MAX_TASK_NAME, TASK_NAME, compact, key_part
 
 MAX_INTEGER = 2**63
 
@@ -101,7 +102,7 @@ def spec_of(task: str, args_text: str, options: Options) -> dict[str, Any]:
     Raises:
         CommandError: the task's name or the args are none.
     """
-    if not _NAME.fullmatch(task) or len(task) > 253:
+    if not TASK_NAME.fullmatch(task) or len(task) > MAX_TASK_NAME:
         raise CommandError(f"{task!r} names no task: package.module:function is needed")
     args = parse_args(args_text)
     spec: dict[str, Any] = {"task": task, **options.spec()}
@@ -116,7 +117,7 @@ def spec_of(task: str, args_text: str, options: Options) -> dict[str, Any]:
                     f"--unique-by names {missing[0]!r}, which is not among the args ({', '.join(args) or 'none'}): "
                     "give it there, even where it has a default"
                 )
-            unique["key"] = ":".join(_escaped(args[one]) for one in options.unique)
+            unique["key"] = ":".join(key_part(args[one]) for one in options.unique)
             if len(unique["key"]) > KEY_LIMIT:
                 raise CommandError(
                     f"--unique-by: the key has {len(unique['key']):,} characters, {KEY_LIMIT:,} are allowed"
@@ -151,8 +152,13 @@ def parse_args(text: str) -> dict[str, Any]:
             raise CommandError(f"{where} hold {word[:40]}, which has over 64 bits: write it as a text")
         return int(word)
 
+    def real(word: str) -> float:
+        if not math.isfinite(float(word)):
+            raise CommandError(f"{where} hold {word[:40]}, which is beyond what a number can be: write it as a text")
+        return float(word)
+
     try:
-        args = json.loads(text, parse_constant=refuse, parse_int=integer)
+        args = json.loads(text, parse_constant=refuse, parse_int=integer, parse_float=real)
     except RecursionError:
         raise CommandError(f"{where} are nested too deeply: put the data into storage and pass its id") from None
     except ValueError as error:

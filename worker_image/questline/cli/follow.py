@@ -53,21 +53,33 @@ def tree(
         for jobs in _trees(cluster, job):
             for line in change_lines(seen, jobs.tree(job)):
                 say(line)
-    if job not in jobs.jobs:
-        raise CommandError(f"Job {cluster.namespace}/{job} was deleted")
     out = console()
     out.print(job_tree(jobs, job, now=datetime.fromtimestamp(time.time(), UTC)), soft_wrap=not is_interactive())
     out.print(progress_line(jobs.tree(job)))
 
 
 def _trees(cluster: Cluster, root: str) -> Iterator[JobSet]:
-    """The namespace's Jobs after each change, until those of the tree have all ended, or its root is gone."""
-    for known in cluster.follow(JOBS):
-        jobs = JobSet(known.values())
+    """The namespace's Jobs after each change of one of the tree, until all of it have ended."""
+    jobs, members, still_open = JobSet(), set[str](), set[str]()
+    for known, changed in cluster.follow(JOBS):
+        if changed is None:
+            jobs = JobSet(known.values())
+            members = {job.name for job in jobs.tree(root)}
+            still_open = {name for name in members if not jobs.jobs[name].finished}
+        elif changed not in known:
+            jobs.remove(changed)
+            still_open.discard(changed)
+        else:
+            job = jobs.put(known[changed])
+            if job.parent not in members and changed not in members:
+                continue
+            members.add(changed)
+            (still_open.discard if job.finished else still_open.add)(changed)
         if root not in jobs.jobs:
-            return
+            raise CommandError(f"Job {cluster.namespace}/{root} was deleted")
         yield jobs
-        if jobs.is_complete([root]):
+        # Asked only now: it looks at all of the tree.
+        if not still_open and jobs.is_complete([root]):
             return
 
 
@@ -106,7 +118,7 @@ def wait(
 def _ended(cluster: Cluster, name: str, deadline: float) -> JobView | None:
     """The Job once it has ended; None where it has not by then."""
     cluster.get(JOBS, name)
-    for known in cluster.follow(JOBS, fields={"metadata.name": name}, deadline=deadline):
+    for known, _ in cluster.follow(JOBS, fields={"metadata.name": name}, deadline=deadline):
         if name not in known:
             raise CommandError(f"Job {cluster.namespace}/{name} was deleted before it had ended")
         job = JobView(known[name])
@@ -169,14 +181,14 @@ class _LogReader:
     def follow(self, only: int | None) -> None:
         """The attempts from the first on (or only that one), each until its end, until the Job has ended."""
         fields, selector = {"metadata.name": self._job}, f"questline.dev/job={self._job}"
-        changes: dict[str, Iterator[dict[str, dict[str, Any]]]] = {
+        changes = {
             JOBS: self._cluster.follow(JOBS, fields=fields),
             PODS: self._cluster.follow(PODS, selector=selector),
         }
         number = only or 1
         job: JobView | None = None
         pods: dict[str, dict[str, Any]] | None = None
-        for source, known in merged(changes):
+        for source, (known, _) in merged(changes):
             if source == JOBS:
                 if self._job not in known:
                     raise CommandError(f"Job {self._cluster.namespace}/{self._job} was deleted")

@@ -29,9 +29,15 @@ class Output(StrEnum):
     YAML = "yaml"
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever read our output has seen enough: `app` ends the command for that."""
+        raise
+
+
 def console() -> Console:
     """Standard output, made anew so that tests may put another in its place."""
-    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    return _Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
 
 def say(text: str | Text) -> None:
