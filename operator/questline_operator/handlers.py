@@ -1,4 +1,4 @@
-"""The kopf half: the process's settings and credentials, and the two small kinds. Each handler calls a plain function.
+"""The kopf half: the process's settings and credentials, and three small kinds. Each handler calls a plain function.
 
 Jobs and pods have no handlers here: kopf would cost a PATCH a Job and lose deletions on a relist (docs/decisions.md).
 """
@@ -41,6 +41,10 @@ def registry(
     def _worker_changed(namespace: str | None, name: str | None, **_: Any) -> None:
         worker_changed(leader(), (namespace or "", name or ""))
 
+    @kopf.on.event(GROUP, VERSION, "questschedules", registry=handlers)
+    def _schedule_changed(namespace: str | None, name: str | None, **_: Any) -> None:
+        schedule_changed(leader(), (namespace or "", name or ""))
+
     return handlers
 
 
@@ -68,3 +72,9 @@ def worker_changed(leader: Leader | None, key: Key) -> None:
     """Have the Worker checked, if its check is not known."""
     if leader is not None:
         leader.controller.changed_workers.add(key)
+
+
+def schedule_changed(leader: Leader | None, key: Key) -> None:
+    """Have the Schedule looked at: its line may be new, wrong or right again."""
+    if leader is not None:
+        leader.controller.look_at_schedule(key)

@@ -44,6 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "--namespace", default=os.environ.get("POD_NAMESPACE", "questline-system"), help="of its Lease"
         )
         one.add_argument("--probes-port", type=int, default=PROBES_PORT, help="of /livez, /readyz and /metrics")
+        one.add_argument(
+            "--max-running-pods",
+            type=_limit,
+            default=0,
+            metavar="N",
+            help="how many pods of attempts run at once in all queues together; 0, the default, for any number",
+        )
     install = commands.add_parser("apply-crds", help="apply every CRD of a folder, server-side")
     install.add_argument("folder", type=Path)
     options = parser.parse_args(arguments)
@@ -64,7 +71,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             logger.error("%s", error)
             return 1
         return 0
-    return asyncio.run(operate(connection, namespace=options.namespace, probes_port=options.probes_port))
+    return asyncio.run(
+        operate(
+            connection,
+            namespace=options.namespace,
+            probes_port=options.probes_port,
+            max_running_pods=options.max_running_pods or None,
+        )
+    )
+
+
+def _limit(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number, 0 for no limit")
+    return int(text)
 
 
 def connect() -> kopf.ConnectionInfo | None:
@@ -84,7 +104,9 @@ def identity() -> str:
     return f"{name}_{uid}" if name and uid else f"{socket.gethostname()}_{uuid.uuid4()}"
 
 
-async def operate(connection: kopf.ConnectionInfo, *, namespace: str, probes_port: int) -> int:
+async def operate(
+    connection: kopf.ConnectionInfo, *, namespace: str, probes_port: int, max_running_pods: int | None = None
+) -> int:
     """Stand by, lead, and end when told to or when leadership is lost; returns the exit status.
 
     A standby looks at the Lease and does nothing else: no list, no watch. When any part of a leader dies, the process
@@ -113,7 +135,14 @@ async def operate(connection: kopf.ConnectionInfo, *, namespace: str, probes_por
                 tasks.create_task(elector.run())
                 epoch = await raise_epoch(api, namespace, elector.check)
                 logger.info("leading with epoch %d", epoch)
-                leader = Leader(api, clock, epoch=epoch, check_leading=elector.check, writes=writes)
+                leader = Leader(
+                    api,
+                    clock,
+                    epoch=epoch,
+                    check_leading=elector.check,
+                    writes=writes,
+                    max_running_pods=max_running_pods,
+                )
                 tasks.create_task(leader.run())
                 await leader.acting.wait()
                 leading.set()  # kopf's start costs a moment of CPU, which the first claims need more

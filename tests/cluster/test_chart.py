@@ -76,6 +76,7 @@ def test_a_package_holds_the_crds(kube: Kube, tmp_path: Path) -> None:
         ("image.tg=1.0", "'tg' not allowed"),
         ("imag.tag=1.0", "'imag' not allowed"),
         ("logLevel=LOUD", "/logLevel"),
+        ("maxRunningPods=-1", "/maxRunningPods"),
         ("resources.limits=1Gi", "/resources/limits"),
         ("defaultWorker.namespaces=default", "/defaultWorker/namespaces"),
         ("defaultWorker.namespaces={Not A Name}", "/defaultWorker/namespaces/0"),
@@ -121,6 +122,7 @@ def test_every_value_arrives(kube: Kube, tmp_path: Path) -> None:
         "imagePullSecrets": [{"name": "registry"}],
         "replicas": 0,
         "logLevel": "DEBUG",
+        "maxRunningPods": 500000,
         "resources": {"limits": {"cpu": "2", "memory": "3Gi"}},
         "podAnnotations": {"a": "b"},
         "podLabels": {"c": "d"},
@@ -146,6 +148,7 @@ def test_every_value_arrives(kube: Kube, tmp_path: Path) -> None:
     assert container["imagePullPolicy"] == "Always"
     assert container["resources"]["limits"] == {"cpu": "2", "memory": "3Gi"}
     assert {"name": "LOG_LEVEL", "value": "DEBUG"} in container["env"]
+    assert container["args"] == ["--max-running-pods", "500000"]
     assert template["metadata"]["annotations"] == {"a": "b"}
     assert template["metadata"]["labels"]["c"] == "d"
     hook = only(manifests, "Job", "questline-crds")["spec"]["template"]["spec"]

@@ -18,7 +18,7 @@ GOLDEN = Path(__file__).parent / "golden"
 VALID = sorted((GOLDEN / "valid").glob("*.yaml"))
 INVALID = sorted((GOLDEN / "invalid").glob("*.yaml"))
 CRDS = sorted((ROOT / "crds").glob("*.yaml"))
-PLURALS = {"Job": "questjobs", "Queue": "questqueues", "Worker": "questworkers"}
+PLURALS = {"Job": "questjobs", "Queue": "questqueues", "Schedule": "questschedules", "Worker": "questworkers"}
 CRD_LIMIT = 64 * 1024
 
 
@@ -49,9 +49,13 @@ def test_a_valid_manifest_is_taken_and_nothing_of_it_is_lost(path: Path, answers
     defaults: dict[str, Json] = {
         "Job": {"queue": "default"},
         "Queue": {"concurrency": 10, "paused": False},
+        "Schedule": {"timeZone": "UTC", "overlap": "Allow"},
         "Worker": {},
     }
-    assert answer.body["spec"] == {**defaults[answer.body["kind"]], **given}
+    expected = {**defaults[answer.body["kind"]], **given}
+    if "job" in expected:
+        expected["job"] = {**defaults["Job"], **expected["job"]}
+    assert answer.body["spec"] == expected
 
 
 @pytest.mark.parametrize("path", INVALID, ids=lambda path: path.stem)
@@ -88,6 +92,7 @@ CHANGES: dict[str, Any] = {
     "maxAttempts": 99,
     "backoff": {"type": "Fixed", "baseSeconds": 5, "maxSeconds": 5, "jitter": 0.1},
     "timeoutSeconds": 601,
+    "key": "other",
     "unique": {"key": "other"},
     "after": [{"job": "first"}],
     "afterPolicy": "Succeeded",

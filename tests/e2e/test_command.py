@@ -73,7 +73,7 @@ async def test_the_exit_status_of_wait_is_the_jobs_end(live: Live, command: Comm
     await live.job("second", unique=key)
     await live.job("slow", args={"seconds": 60})
     out, _ = await command("wait", "fails", status=1)
-    assert out == "fails Failed (Fail): Fail: no further attempt would help\n"
+    assert out == "fails Failed (Fail): no further attempt would help\n"
     assert (await command("wait", "cancels", status=3))[0] == "cancels Canceled (Raised): no longer wanted\n"
     await command("wait", "second", status=4)
     assert "slow has not ended in 1 s: it is" in (await command("wait", "slow", "--timeout", "1s", status=124))[1]

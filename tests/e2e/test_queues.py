@@ -1,10 +1,13 @@
 """A queue's concurrency, disruption and cancel on the real kubelet (behaviours 4, 5 and 8 of the main job)."""
 
+import asyncio
 import json
+from itertools import pairwise
+from typing import Any
 
 from questline_operator.core.states import State
 from questline_operator.core.times import parse_time
-from questline_operator.shell.api import PODS, QUEUES
+from questline_operator.shell.api import PODS, QUEUES, Object
 from tests.live import Live, a_job, a_queue
 from tests.verdict import most_slots, violations
 
@@ -99,6 +102,69 @@ async def test_a_paused_queue_starts_nothing_until_it_goes_on(live: Live) -> Non
     await live.history.settled("a")
 
 
+async def test_a_key_runs_one_at_a_time_and_holds_up_no_other(live: Live) -> None:
+    await live.apply(a_queue("media", concurrency=6, perKeyConcurrency=1))
+    spec: dict[str, Any] = {"args": {"seconds": 2}, "queue": "media"}
+    await live.apply(*(a_job(f"busy-{n}", key="busy", priority=9, **spec) for n in range(4)))
+    await live.apply(*(a_job(f"other-{n}", key=f"k{n}", **spec) for n in range(4)))
+    await live.history.settled(seconds=120)
+    times = {job.name: job.status["attempts"][0] for job in live.history.jobs()}
+    busy = sorted((times[name]["startedAt"], times[name]["finishedAt"]) for name in times if name.startswith("busy"))
+    assert all(parse_time(later) >= parse_time(end) - 1.0 for (_, end), (later, _) in pairwise(busy)), busy
+    # A kubelet's start has whole seconds: what overlapped is told by the order of the events.
+    assert _most_of_key(live, "busy") == 1
+    first_end = min(end for _, end in busy)
+    assert all(times[f"other-{n}"]["startedAt"] < first_end for n in range(4)), "nobody waited for another's key"
+
+
+async def test_a_rate_is_kept_and_a_waiting_job_does_nothing_meanwhile(live: Live) -> None:
+    await live.apply(a_queue("api", concurrency=9, rateLimit={"count": 3, "periodSeconds": 10}))
+    await live.apply(*(a_job(f"call-{n}", queue="api") for n in range(7)))
+    await live.history.settled(seconds=120)
+    claims = sorted(
+        parse_time(event.object["status"]["startedAt"])
+        for event in live.history.in_order()
+        if event.resource != PODS and _is_claim(event.object)
+    )
+    assert len(claims) == 7
+    assert all(later - earlier >= 10 for earlier, later in zip(claims, claims[3:], strict=False)), claims
+    assert claims[-1] - claims[0] < 25
+
+
+async def test_kubectl_scale_opens_and_closes_a_queue(live: Live) -> None:
+    await live.apply(a_queue("media", concurrency=0), *(a_job(f"j-{n}", queue="media") for n in range(3)))
+    await _kubectl(live, "scale", "qq/media", "--replicas=3")
+    await live.history.settled()
+    shown = await _kubectl(live, "get", "qq/media", "-o", "jsonpath={.spec.concurrency}")
+    assert shown == "3"
+
+
+async def test_concurrency_lowered_under_load_kills_nothing_and_starts_nothing_until_below(live: Live) -> None:
+    await live.apply(a_queue("media", concurrency=4))
+    await live.apply(*(a_job(f"j-{n}", queue="media", args={"seconds": 5}) for n in range(6)))
+    await live.history.until(lambda: sum(pod.started for pod in live.history.pods()) == 4)
+    await live.edit("media", QUEUES, concurrency=1)
+    jobs = await live.history.settled(seconds=120)
+    assert {(job.state, job.attempt, job.disruptions) for job in jobs} == {(State.SUCCEEDED, 1, 0)}
+    late = sorted(job.status["attempts"][0]["startedAt"] for job in jobs)[4:]
+    ends = sorted(job.status["attempts"][0]["finishedAt"] for job in jobs)
+    assert parse_time(late[0]) >= parse_time(ends[3]) - 1.0
+
+
+async def test_a_deleted_queue_ends_what_runs_and_holds_what_waits(live: Live) -> None:
+    await live.apply(a_queue("media", concurrency=1))
+    await live.job("runs", queue="media", args={"seconds": 8})
+    await live.history.until(lambda: any(pod.started for pod in live.history.pods()))
+    await live.job("waits", queue="media")
+    queue = await live.api.get(QUEUES, live.namespace, "media")
+    await live.api.delete(QUEUES, live.namespace, "media", uid=queue["metadata"]["uid"])
+    await live.history.until(lambda: live.history.has("waits") and live.history.job("waits").reason == "QueueNotFound")
+    await live.history.settled("runs")
+    assert live.history.job("waits").attempt == 0
+    await live.apply(a_queue("media"))
+    await live.history.settled("waits")
+
+
 def _states(live: Live) -> dict[str, int]:
     counts = dict.fromkeys([state.value for state in State], 0)
     for job in live.history.jobs():
@@ -118,3 +184,30 @@ def _gaps_between_report_and_claim(live: Live) -> list[float]:
         elif status.get("state") == "Starting" and "report" not in status:
             claims.append(parse_time(status["startedAt"]))
     return [min((claim - end for claim in claims if claim >= end - 0.05), default=0.0) for end in ends[:-2]]
+
+
+def _is_claim(job: Object) -> bool:
+    status = job.get("status", {})
+    return status.get("state") == "Starting" and "report" not in status
+
+
+def _most_of_key(live: Live, key: str) -> int:
+    """The most attempts of one key that held a slot at one moment of the history."""
+    held: set[str] = set()
+    highest = 0
+    for event in live.history.in_order():
+        if event.resource != PODS and event.object["spec"].get("key") == key:
+            status = event.object.get("status", {})
+            holds = status.get("state") in ("Starting", "Running") and "report" not in status
+            (held.add if holds else held.discard)(event.object["metadata"]["name"])
+            highest = max(highest, len(held))
+    return highest
+
+
+async def _kubectl(live: Live, *arguments: str) -> str:
+    process = await asyncio.create_subprocess_exec(
+        "kubectl", "-n", live.namespace, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()
+    return out.decode()

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from questline_operator.core.records import LABEL_JOB, Job, Pod
 from questline_operator.core.states import TERMINAL
-from questline_operator.shell.api import JOBS, NAMESPACES, PODS, QUEUES, WORKERS, Object, Resource
+from questline_operator.shell.api import JOBS, NAMESPACES, PODS, QUEUES, SCHEDULES, WORKERS, Object, Resource
 from questline_operator.shell.leader import Leader
 from questline_operator.shell.metrics import count_writes
 from tests.simulation.apiserver import ApiServer
@@ -47,7 +47,13 @@ def a_worker(name: str = "default", **spec: Any) -> Object:
     return {"kind": "Worker", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": {"image": "w:1", **spec}}
 
 
-_RESOURCES = {"Job": JOBS, "Queue": QUEUES, "Worker": WORKERS, "Namespace": NAMESPACES}
+def a_schedule(name: str, cron: str = "* * * * *", *, job: Object | None = None, **spec: Any) -> Object:
+    """A Schedule manifest; its job is a task unless it is given."""
+    spec = {"cron": cron, "job": job or {"task": "tasks:work"}, **spec}
+    return {"kind": "Schedule", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
+
+
+_RESOURCES = {"Job": JOBS, "Queue": QUEUES, "Schedule": SCHEDULES, "Worker": WORKERS, "Namespace": NAMESPACES}
 
 
 class Cluster:
@@ -56,11 +62,19 @@ class Cluster:
     Args:
         behaviours: what attempts do, by the Job's name or its task's function.
         seconds: how long any other attempt works.
+        max_running_pods: the operator's own limit.
     """
 
     def __init__(
-        self, behaviours: Mapping[str, Behaviour] | None = None, *, seconds: float = 1.0, seed: int = 0, **kubelet: Any
+        self,
+        behaviours: Mapping[str, Behaviour] | None = None,
+        *,
+        seconds: float = 1.0,
+        seed: int = 0,
+        max_running_pods: int | None = None,
+        **kubelet: Any,
     ) -> None:
+        self.max_running_pods = max_running_pods
         self.clock = VirtualClock()
         self.server = ApiServer(self.clock, latency=0.004, seed=seed)
         self.watcher = Watcher(self.server)
@@ -91,6 +105,7 @@ class Cluster:
             epoch=self.epoch,
             check_leading=lambda: None,
             writes=count_writes(CollectorRegistry()),
+            max_running_pods=self.max_running_pods,
         )
         self._operator = asyncio.create_task(self.leader.run())
 

@@ -69,7 +69,7 @@ def immutable(review: Review) -> None:
 
 
 class Fence:
-    """8d: an operator whose epoch is below that of ConfigMap questline-fence starts no pod and writes no Job's status.
+    """8d: an operator whose epoch is below that of ConfigMap questline-fence makes no pod and no Job, and writes none.
 
     Args:
         lag: seconds from the write of the ConfigMap to the moment from which the policy goes by it.
@@ -101,7 +101,7 @@ class Fence:
         new = review.new
         if not review.client.startswith(OPERATOR) or new is None:
             return
-        if review.resource == PODS and review.old is None:
+        if review.resource in (PODS, JOBS) and review.old is None:
             epoch = str(new["metadata"].get("annotations", {}).get(ANNOTATION_EPOCH, "0"))
         elif review.resource == JOBS and review.subresource == "status":
             epoch = str(new.get("status", {}).get("epoch", 0))

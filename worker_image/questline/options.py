@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict, Union
 
 from questline.durations import Duration, seconds_of, whole_seconds_of
-from questline.errors import NotSupported, OptionInvalid
+from questline.errors import OptionInvalid
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -110,17 +110,6 @@ class Options(NamedTuple):
             options = options._replace(run_at=None) if "delay" in checked else options._replace(delay=None)
         return options
 
-    def refuse_unsupported(self) -> None:
-        """Options that the design names and this version does not have yet are refused, never ignored.
-
-        Raises:
-            NotSupported: concurrency_key is given.
-        """
-        if self.concurrency_key is not None:
-            raise NotSupported(
-                f"the option concurrency_key ({self.concurrency_key!r}) is not supported yet: leave it out"
-            )
-
     def spec(self) -> dict[str, Any]:
         """The part of a Job's spec that does not depend on its args."""
         fields = {
@@ -131,6 +120,7 @@ class Options(NamedTuple):
             "backoff": self.backoff,
             "timeoutSeconds": self.timeout,
             "priority": self.priority or None,
+            "key": self.concurrency_key,
             "ttlSecondsAfterFinished": self.ttl,
             "runAt": self._run_at(),
         }

@@ -8,8 +8,17 @@ from dataclasses import dataclass, replace
 
 from questline_operator.core import transitions
 from questline_operator.core.dependencies import gate_of_dependencies
-from questline_operator.core.lineage import Hold, Skip, canceled_ancestor, gate_of_parent, uses_worker, worker_name
+from questline_operator.core.lineage import (
+    Hold,
+    Skip,
+    canceled_ancestor,
+    gate_of_parent,
+    successor_of,
+    uses_worker,
+    worker_name,
+)
 from questline_operator.core.outcomes import Outcome, outcome_of, start_timeout
+from questline_operator.core.overlap import gate_of_replaced
 from questline_operator.core.podspec import fault_of_args
 from questline_operator.core.records import DEFAULT_QUEUE, Job, Pod
 from questline_operator.core.rerun import runs_again
@@ -120,6 +129,7 @@ def _step_of_waiting(world: World, job: Job, now: float) -> Step:
     if canceled is not None:
         return WriteStatus(transitions.cancel(job, *canceled, now))
     gate = None if job.admitted else gate_of_parent(world, job) or gate_of_dependencies(world, job)
+    gate = gate or gate_of_replaced(world, job)
     if isinstance(gate, Skip):
         return WriteStatus(transitions.skip(job, gate, now))
     if job.suspend:
@@ -249,5 +259,8 @@ def _cancellation(world: World, job: Job) -> tuple[Reason, str] | None:
     """Why it is to be cancelled, or None."""
     if job.cancel:
         return Reason.REQUESTED, "spec.cancel is true"
+    successor = successor_of(world, job)
+    if successor is not None:
+        return Reason.REPLACED, f"a later tick of its Schedule put Job {successor.name} in its place"
     ancestor = canceled_ancestor(world, job)
     return (Reason.ANCESTOR_CANCELED, f"its ancestor {ancestor.name} was cancelled") if ancestor else None

@@ -75,8 +75,15 @@ def ancestors(world: World, job: Job) -> list[Job]:
 
 
 def canceled_ancestor(world: World, job: Job) -> Job | None:
-    """The nearest ancestor that was cancelled; a finished one counts, whose state stays what it was."""
-    return next((a for a in ancestors(world, job) if a.cancel or a.state is State.CANCELED), None)
+    """The nearest ancestor that was cancelled or replaced; a finished one counts, whose state stays what it was."""
+    return next(
+        (a for a in ancestors(world, job) if a.cancel or a.state is State.CANCELED or successor_of(world, a)), None
+    )
+
+
+def successor_of(world: World, job: Job) -> Job | None:
+    """The Job of a later tick of its Schedule that takes its place; None for one that a person runs again."""
+    return None if job.tick is None or job.rerun else world.replacement_after(job.tick)
 
 
 def worker_name(world: World, job: Job) -> str:

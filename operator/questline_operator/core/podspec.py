@@ -8,6 +8,7 @@ from typing import Any
 from questline_operator.core.canonical import MAX_NESTING, nested_too_deeply
 from questline_operator.core.records import (
     ANNOTATION_EPOCH,
+    ANNOTATION_KEY,
     ANNOTATION_PAYLOAD,
     CONTAINER,
     GROUP,
@@ -113,6 +114,9 @@ def attempt_pod(
         LABEL_ROOT: root,
     }
     meta["annotations"] |= {ANNOTATION_EPOCH: str(epoch), ANNOTATION_PAYLOAD: payload_text}
+    meta["annotations"].pop(ANNOTATION_KEY, None)
+    if job.concurrency_key:
+        meta["annotations"][ANNOTATION_KEY] = job.concurrency_key
     meta["ownerReferences"] = [
         {
             "apiVersion": f"{GROUP}/v1alpha1",

@@ -26,6 +26,13 @@ LABEL_ATTEMPT = f"{GROUP}/attempt"
 LABEL_ROOT = f"{GROUP}/root"
 ANNOTATION_EPOCH = f"{GROUP}/epoch"
 ANNOTATION_PAYLOAD = f"{GROUP}/payload"
+ANNOTATION_KEY = f"{GROUP}/key"
+"""On a pod its Job's concurrency key, so that the pod still counts for it when the Job is gone."""
+LABEL_SCHEDULE = f"{GROUP}/schedule"
+"""On the Job of a Schedule's tick, for people; the operator goes by the annotations, which nobody else may set."""
+ANNOTATION_SCHEDULE_UID = f"{GROUP}/schedule-uid"
+ANNOTATION_TICK = f"{GROUP}/tick"
+ANNOTATION_REPLACES = f"{GROUP}/replaces"
 CONTAINER = "worker"
 
 DEFAULT_QUEUE = "default"
@@ -73,6 +80,15 @@ class Upstream:
     name: str
     uid: str
     finishes: int
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Which tick of which Schedule made a Job. ``replaces``: what earlier ticks left unfinished is cancelled for it."""
+
+    schedule_uid: str
+    at: float
+    replaces: bool
 
 
 @dataclass(frozen=True)
@@ -193,6 +209,12 @@ class Job:
         return self.namespace, self.queue
 
     @property
+    def concurrency_key(self) -> str:
+        """spec.key, of which the queue runs at most perKeyConcurrency; "" for none."""
+        key: str = self.spec.get("key", "")
+        return key
+
+    @property
     def is_task(self) -> bool:
         """Whether the SDK runs it (a task) or the kubelet alone does (a command)."""
         return "task" in self.spec
@@ -257,6 +279,18 @@ class Job:
         return report if report is not None and report.get("attempt") == self.attempt else None
 
     @cached_property
+    def tick(self) -> Tick | None:
+        """The tick of a Schedule that made it, or None."""
+        annotations = self.raw["metadata"].get("annotations") or {}
+        uid, moment = annotations.get(ANNOTATION_SCHEDULE_UID), annotations.get(ANNOTATION_TICK)
+        if not uid or not moment:
+            return None
+        try:
+            return Tick(uid, parse_time(moment), annotations.get(ANNOTATION_REPLACES) == "true")
+        except ValueError:
+            return None  # an annotation may hold anything where the chart's policies are not in force
+
+    @cached_property
     def args_too_deep(self) -> bool:
         """Whether spec.args is nested too deeply; nothing may recurse into it then."""
         return nested_too_deeply(self.spec.get("args", {}))
@@ -276,6 +310,14 @@ class Job:
 
 
 @dataclass(frozen=True)
+class RateLimit:
+    """At most ``count`` attempts start in any ``period_seconds``."""
+
+    count: int
+    period_seconds: float
+
+
+@dataclass(frozen=True)
 class Queue:
     """A Queue's spec; its status is written, never read for a decision."""
 
@@ -285,6 +327,9 @@ class Queue:
     resource_version: int = field(compare=False)
     concurrency: int
     paused: bool
+    priority: int
+    per_key_concurrency: int | None
+    rate_limit: RateLimit | None
     keep_finished: int
     keep_finished_pods: int
     defaults: Json
@@ -294,6 +339,7 @@ class Queue:
     def parse(cls, raw: Json) -> Self:
         """A record of the API's JSON."""
         meta, spec = raw["metadata"], raw.get("spec", {})
+        rate: Json | None = spec.get("rateLimit")
         return cls(
             namespace=meta["namespace"],
             name=meta["name"],
@@ -301,6 +347,9 @@ class Queue:
             resource_version=int(meta["resourceVersion"]),
             concurrency=spec.get("concurrency", 10),
             paused=spec.get("paused", False),
+            priority=spec.get("priority", 0),
+            per_key_concurrency=spec.get("perKeyConcurrency"),
+            rate_limit=None if rate is None else RateLimit(rate["count"], rate["periodSeconds"]),
             keep_finished=spec.get("keepFinished", 10_000),
             keep_finished_pods=spec.get("keepFinishedPods", 200),
             defaults=spec.get("defaults", {}),
@@ -394,6 +443,7 @@ class Pod:
     init_failure: str = ""
     deadline_seconds: int | None = None
     deletion_requested_at: float | None = None
+    concurrency_key: str = ""
     gone: bool = False
 
     @classmethod
@@ -439,6 +489,7 @@ class Pod:
             deletion_requested_at=parse_time(meta["deletionTimestamp"]) - meta.get("deletionGracePeriodSeconds", 0)
             if "deletionTimestamp" in meta
             else None,
+            concurrency_key=annotations.get(ANNOTATION_KEY, ""),
         )
 
     @property

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 from questline_operator.core import settings
 from questline_operator.core.dependencies import needs
 from questline_operator.core.records import Job, Key, Pod
+from questline_operator.core.schedule import Schedule
 from questline_operator.core.states import OutcomeKind
+from questline_operator.core.ticks import still_may_make
 from questline_operator.core.uniqueness import still_compared
 from questline_operator.core.world import World, newest_first
 
@@ -33,6 +35,7 @@ def still_needed(world: World, job: Job, now: float) -> bool:
         or _group_is_open(world, job)
         or any(not descendant.terminal for descendant in world.descendants_of(job))
         or still_compared(world, job, now)
+        or ((schedule := world.schedule_of(job)) is not None and _may_be_made_again(schedule, job))
     )
 
 
@@ -40,6 +43,10 @@ def _group_is_open(world: World, job: Job) -> bool:
     """Whether the attempt that enqueued it runs, and may yet enqueue what waits for its group."""
     parent = world.parent_of(job) if job.group is not None else None
     return parent is not None and job.parent is not None and parent.active and parent.attempt == job.parent.attempt
+
+
+def _may_be_made_again(schedule: Schedule, job: Job) -> bool:
+    return job.tick is not None and still_may_make(schedule, job.tick.at)
 
 
 def _last_finish(world: World, job: Job) -> float:

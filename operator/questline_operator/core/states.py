@@ -56,6 +56,7 @@ class Reason(StrEnum):
     REQUESTED = "Requested"
     ANCESTOR_CANCELED = "AncestorCanceled"
     RAISED = "Raised"
+    REPLACED = "Replaced"
     # Failed
     TASK_ERROR = "TaskError"
     TIMEOUT = "Timeout"

@@ -231,7 +231,9 @@ def _sentence(outcome: Outcome) -> str:
     kind = str(outcome.error["type"]) if outcome.error and outcome.error.get("type") else ""
     text = outcome.message or (str(outcome.error.get("message", "")) if outcome.error else "") or str(outcome.reason)
     text = " ".join(text.split())[:400]
-    return text if not kind or text.startswith(kind) else f"{kind}: {text}"
+    # The SDK's own errors say all that is needed; their class would only repeat the reason beside it.
+    bare = not kind or kind.startswith("questline.errors.") or text.startswith(kind)
+    return text if bare else f"{kind}: {text}"
 
 
 def _entry(job: Job, pod: Pod | None, outcome: Outcome, now: float) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from questline_operator.core.lineage import (
     gate_of_parent,
     released_at,
 )
+from questline_operator.core.overlap import gate_of_replaced
 from questline_operator.core.records import Job
 from questline_operator.core.states import Reason
 from questline_operator.core.world import UniqueKey, World
@@ -83,6 +84,7 @@ def could_run(world: World, job: Job, now: float) -> bool:
             not job.admitted
             and (gate_of_parent(world, job) is not None or gate_of_dependencies(world, job) is not None)
         )
+        or gate_of_replaced(world, job) is not None
     )
 
 

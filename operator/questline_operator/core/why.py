@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from questline_operator.core import settings
 from questline_operator.core.admission import claim_order
 from questline_operator.core.decide import DeletePod, MakeDefaultQueue, Ready, WriteStatus, next_step, start_deadline
+from questline_operator.core.limits import Starts, waits_for_slot, why_unclaimed
 from questline_operator.core.lineage import Hold, worker_name
 from questline_operator.core.outcomes import Outcome, outcome_of
 from questline_operator.core.records import Job, Pod
@@ -47,12 +48,6 @@ def why(world: World, job: Job, now: float) -> Why:
     if job.deleting:
         return Why(job.state, job.reason, "is being deleted")
     return _of_attempt(world, job, now) if job.active else _of_waiting(world, job, now)
-
-
-def waits_for_slot(world: World, job: Job) -> str:
-    """What a Job that needs nothing but a slot waits for."""
-    queue = world.queues[job.queue_key]
-    return f"waits for a slot: queue {job.queue} runs {world.slots_held(job.queue_key)} of {queue.concurrency}"
 
 
 def ready_before(world: World, job: Job, now: float) -> int:
@@ -113,6 +108,9 @@ def _of_hold(world: World, job: Job, hold: Hold) -> str:
 
 def _of_ready(world: World, job: Job, now: float) -> Why:
     queue = world.queues[job.queue_key]
+    hold = why_unclaimed(world, job, Starts(), now, max_running_pods=None)
+    if hold.reason is not Reason.AT_CONCURRENCY_LIMIT:
+        return Why(job.state, hold.reason, hold.message, hold.until)
     before = ready_before(world, job, now)
     sentence = f"{waits_for_slot(world, job)}, {before} before it"
     if world.slots_held(queue.key) + before >= queue.concurrency:

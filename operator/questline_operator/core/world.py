@@ -7,10 +7,11 @@ feed it from a list. Records go in whole: each `put_` returns what it replaced, 
 import bisect
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from questline_operator.core.canonical import canonical_digest
-from questline_operator.core.records import GroupKey, Job, Key, Pod, Queue, Worker
+from questline_operator.core.records import GroupKey, Job, Key, Pod, Queue, Tick, Worker
+from questline_operator.core.schedule import Schedule
 from questline_operator.core.states import State
 from questline_operator.core.tallies import Standing, Tally, Tree, Trees, counts, standing_of
 
@@ -33,6 +34,7 @@ class World:
         self.queues: dict[Key, Queue] = {}
         self.workers: dict[Key, Worker] = {}
         self.pods: dict[Key, Pod] = {}
+        self.schedules: dict[Key, Schedule] = {}
         self.terminating_namespaces: set[str] = set()
         self.watched: int | None = None
         """Up to which resourceVersion every Job is known: the answers of our own writes are ahead of the watch, and
@@ -43,8 +45,10 @@ class World:
         self._unfinished_of_queue: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
         self._active_of_queue: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
         self._finished_of_queue: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
+        self._active_of_key: defaultdict[tuple[Key, str], dict[Key, None]] = defaultdict(dict)
         self._pods_of_job: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
         self._live_pods_of_queue: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
+        self._live_pods_of_key: defaultdict[tuple[Key, str], dict[Key, None]] = defaultdict(dict)
         self._unclaimed: defaultdict[UniqueKey, list[tuple[tuple[float, int, str], Key]]] = defaultdict(list)
         self._admitted: defaultdict[UniqueKey, dict[Key, None]] = defaultdict(dict)
         self._unique_key: dict[str, UniqueKey] = {}
@@ -53,6 +57,9 @@ class World:
         self._tree_dependants: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
         self._skipped_for: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
         self._trees = Trees()
+        self._jobs_of_schedule: defaultdict[str, dict[Key, None]] = defaultdict(dict)
+        self._replacing: defaultdict[str, list[tuple[float, Key]]] = defaultdict(list)
+        self._schedule_of_uid: dict[str, Key] = {}
 
     # Jobs
 
@@ -216,6 +223,36 @@ class World:
         """The Jobs of that key that were claimed at least once, finished ones included."""
         return [self.jobs[job] for job in self._admitted.get(key, ())]
 
+    # Schedules
+
+    def put_schedule(self, schedule: Schedule) -> Schedule | None:
+        """Take the record in; the one that it replaces is returned."""
+        old = self.remove_schedule(schedule.key)
+        self.schedules[schedule.key] = schedule
+        self._schedule_of_uid[schedule.uid] = schedule.key
+        return old
+
+    def remove_schedule(self, key: Key) -> Schedule | None:
+        """Forget the Schedule."""
+        schedule = self.schedules.pop(key, None)
+        if schedule is not None:
+            self._schedule_of_uid.pop(schedule.uid, None)
+        return schedule
+
+    def schedule_of(self, job: Job) -> Schedule | None:
+        """The Schedule that made the Job, where it still exists."""
+        key = None if job.tick is None else self._schedule_of_uid.get(job.tick.schedule_uid)
+        return None if key is None else self.schedules[key]
+
+    def jobs_of_schedule(self, uid: str) -> list[Job]:
+        """The Jobs that ticks of that Schedule made."""
+        return [self.jobs[key] for key in self._jobs_of_schedule.get(uid, ())]
+
+    def replacement_after(self, tick: Tick) -> Job | None:
+        """The Job of the same Schedule's last tick after that one that takes the place of all before it."""
+        replacing = self._replacing.get(tick.schedule_uid)
+        return self.jobs[replacing[-1][1]] if replacing and replacing[-1][0] > tick.at else None
+
     # Pods
 
     def put_pod(self, pod: Pod) -> Pod | None:
@@ -224,7 +261,10 @@ class World:
         self.pods[pod.key] = pod
         self._pods_of_job[pod.namespace, pod.job][pod.key] = None
         if pod.live:
-            self._live_pods_of_queue[pod.namespace, pod.queue][pod.key] = None
+            queue = (pod.namespace, pod.queue)
+            self._live_pods_of_queue[queue][pod.key] = None
+            if pod.concurrency_key:
+                self._live_pods_of_key[queue, pod.concurrency_key][pod.key] = None
         return old
 
     def remove_pod(self, key: Key) -> Pod | None:
@@ -233,6 +273,7 @@ class World:
         if pod is not None:
             _discard(self._pods_of_job, (pod.namespace, pod.job), key)
             _discard(self._live_pods_of_queue, (pod.namespace, pod.queue), key)
+            _discard(self._live_pods_of_key, ((pod.namespace, pod.queue), pod.concurrency_key), key)
         return pod
 
     def pods_of_job(self, key: Key) -> list[Pod]:
@@ -255,9 +296,23 @@ class World:
 
         Counted from claims and from live pods, so that neither a lost claim nor an orphaned pod frees one early.
         """
-        held = {job.key: job.attempt for job in self.active_of_queue(queue) if self._holds(job)}
+        return self._slots(self.active_of_queue(queue), self.live_pods_of_queue(queue))
+
+    def slots_of_key(self, queue: Key, concurrency_key: str) -> int:
+        """The slots of that queue that are held by attempts of one key, counted the same way."""
+        jobs = [self.jobs[key] for key in self._active_of_key.get((queue, concurrency_key), ())]
+        return self._slots(jobs, [self.pods[key] for key in self._live_pods_of_key.get((queue, concurrency_key), ())])
+
+    def running_pods(self) -> int:
+        """The pods of all queues whose container may run, reported or not, and the claims whose pod was not seen."""
+        live = sum(len(pods) for pods in self._live_pods_of_queue.values())
+        claims = (self.jobs[key] for jobs in self._active_of_queue.values() for key in jobs)
+        return live + sum(self.attempt_pod(job) is None for job in claims)
+
+    def _slots(self, active: Iterable[Job], live: Iterable[Pod]) -> int:
+        held = {job.key: job.attempt for job in active if self._holds(job)}
         extra = 0
-        for pod in self.live_pods_of_queue(queue):
+        for pod in live:
             job = self.jobs.get((pod.namespace, pod.job))
             if (
                 job is None
@@ -348,9 +403,15 @@ class World:
             self._duplicates[job.namespace, job.duplicate_of][job.key] = None
         if job.upstream is not None:
             self._skipped_for[job.namespace, job.upstream.name][job.key] = None
+        if job.tick is not None:
+            self._jobs_of_schedule[job.tick.schedule_uid][job.key] = None
+            if job.tick.replaces:
+                bisect.insort(self._replacing[job.tick.schedule_uid], (job.tick.at, job.key))
         (self._finished_of_queue if job.terminal else self._unfinished_of_queue)[job.queue_key][job.key] = None
         if job.active:
             self._active_of_queue[job.queue_key][job.key] = None
+            if job.concurrency_key:
+                self._active_of_key[job.queue_key, job.concurrency_key][job.key] = None
         unique = self.unique_key(job)
         if unique is not None:
             if job.admitted:
@@ -374,19 +435,18 @@ class World:
             _discard(self._duplicates, (job.namespace, job.duplicate_of), job.key)
         if job.upstream is not None:
             _discard(self._skipped_for, (job.namespace, job.upstream.name), job.key)
+        if job.tick is not None:
+            _discard(self._jobs_of_schedule, job.tick.schedule_uid, job.key)
+            if job.tick.replaces:
+                _remove_sorted(self._replacing, job.tick.schedule_uid, (job.tick.at, job.key))
         _discard(self._finished_of_queue, job.queue_key, job.key)
         _discard(self._unfinished_of_queue, job.queue_key, job.key)
         _discard(self._active_of_queue, job.queue_key, job.key)
+        _discard(self._active_of_key, (job.queue_key, job.concurrency_key), job.key)
         unique = self.unique_key(job)
         if unique is not None:
             _discard(self._admitted, unique, job.key)
-            waiting = self._unclaimed.get(unique, [])
-            entry = (job.order, job.key)
-            place = bisect.bisect_left(waiting, entry)
-            if place < len(waiting) and waiting[place] == entry:
-                del waiting[place]
-                if not waiting:
-                    del self._unclaimed[unique]
+            _remove_sorted(self._unclaimed, unique, (job.order, job.key))
 
 
 def _reported(job: Job, pod: Pod) -> bool:
@@ -398,6 +458,15 @@ def _discard(index: dict[_K, dict[_V, None]], key: _K, member: _V) -> None:
     members = index.get(key)
     if members is not None:
         members.pop(member, None)
+        if not members:
+            del index[key]
+
+
+def _remove_sorted(index: dict[_K, list[_V]], key: _K, member: _V) -> None:
+    members: list[Any] = index.get(key, [])
+    place = bisect.bisect_left(members, member)
+    if place < len(members) and members[place] == member:
+        del members[place]
         if not members:
             del index[key]
 

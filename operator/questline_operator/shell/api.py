@@ -33,6 +33,7 @@ class Resource:
 JOBS = Resource("questline.dev", "v1alpha1", "questjobs")
 QUEUES = Resource("questline.dev", "v1alpha1", "questqueues")
 WORKERS = Resource("questline.dev", "v1alpha1", "questworkers")
+SCHEDULES = Resource("questline.dev", "v1alpha1", "questschedules")
 PODS = Resource("", "v1", "pods")
 NAMESPACES = Resource("", "v1", "namespaces", namespaced=False)
 CONFIG_MAPS = Resource("", "v1", "configmaps")

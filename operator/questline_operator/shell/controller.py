@@ -8,13 +8,12 @@ from the moment they are sent, so that a queue's concurrency holds whatever is u
 import asyncio
 import heapq
 import logging
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any, NoReturn
 
 from questline_operator.core import transitions
-from questline_operator.core.admission import Rejections, free_slots
 from questline_operator.core.decide import (
     CreatePod,
     DeletePod,
@@ -26,17 +25,19 @@ from questline_operator.core.decide import (
     next_step,
 )
 from questline_operator.core.dependencies import whose_turn_may_come
+from questline_operator.core.limits import WAITS_FOR_A_START
 from questline_operator.core.lineage import Hold, ancestors
 from questline_operator.core.records import Job, Key, Pod, Queue, Worker
+from questline_operator.core.schedule import Schedule
 from questline_operator.core.states import REASON_DELAY_SECONDS, WRITTEN_AT_ONCE, Reason, State
+from questline_operator.core.times import parse_time
+from questline_operator.core.turnstile import Turnstile
 from questline_operator.core.uniqueness import could_run
-from questline_operator.core.why import waits_for_slot
 from questline_operator.core.world import World
 from questline_operator.shell.actions import Actions, PodVanishedError
 from questline_operator.shell.agenda import Agenda
 from questline_operator.shell.api import ApiError
 from questline_operator.shell.clock import Clock
-from questline_operator.shell.ready_queue import ReadyQueue
 from questline_operator.shell.store import Listeners, Store
 
 logger = logging.getLogger(__name__)
@@ -56,9 +57,10 @@ class Controller:
 
     Args:
         epoch: this leadership's number; every claim and pod carries it.
+        max_running_pods: how many pods of attempts may run at once in all queues together; None for any number.
     """
 
-    def __init__(self, clock: Clock, world: World, *, epoch: int) -> None:
+    def __init__(self, clock: Clock, world: World, *, epoch: int, max_running_pods: int | None = None) -> None:
         self.world = world
         self.epoch = epoch
         self.store = Store(
@@ -68,6 +70,7 @@ class Controller:
                 pod=self._pod_changed,
                 queue=self._queue_changed,
                 worker=self._worker_changed,
+                schedule=self._schedule_changed,
                 namespace=self._namespace_changed,
                 watched=self._jobs_watched,
             ),
@@ -76,16 +79,19 @@ class Controller:
         """Queues whose counts may have changed, for whoever writes their status."""
         self.changed_workers: set[Key] = set()
         """Workers that may need a check, for whoever checks them."""
+        self.changed_schedules: set[Key] = set()
+        """Schedules that may need a look, for whoever makes their Jobs ..."""
+        self.schedules_changed = asyncio.Event()
+        """... and waits for this."""
         self.last_pass = clock.monotonic()
         self._clock = clock
         self._jobs: Agenda[Key] = Agenda()
         self._queues: Agenda[Key] = Agenda()
-        self._ready: defaultdict[Key, ReadyQueue] = defaultdict(ReadyQueue)
+        self._turnstile = Turnstile(world, max_running_pods=max_running_pods)
         self._busy: set[Key] = set()
         self._creating: dict[Key, Job] = {}
         self._competing: set[Key] = set()
         self._held_since: dict[Key, tuple[str, float]] = {}
-        self._rejections = Rejections()
         self._awaiting_watch: list[tuple[int, Key]] = []
         self._wake = asyncio.Event()
         self._acting = False
@@ -120,8 +126,7 @@ class Controller:
                 self._look_at(key, now, actions, tasks)
             if place % JOBS_AT_A_STRETCH == 0:
                 await asyncio.sleep(0)
-        for key in self._queues.take(now):
-            self._claim_from(key, now, actions, tasks)
+        self._claim_from(self._queues.take(now), now, actions, tasks)
         self.last_pass = self._clock.monotonic()
 
     async def _sleep_until_due(self) -> None:
@@ -166,7 +171,7 @@ class Controller:
 
     def _carry_out(self, job: Job, step: Step, now: float, actions: Actions, tasks: asyncio.TaskGroup) -> None:
         if not isinstance(step, Ready):
-            self._not_ready(job)
+            self._turnstile.discard(job)
         if not isinstance(step, Ready | Hold):
             self._held_since.pop(job.key, None)
         match step:
@@ -176,7 +181,7 @@ class Controller:
             case Hold():
                 self._hold(job, step, now, actions, tasks)
             case Ready():
-                if self._ready[job.queue_key].add(job):
+                if self._turnstile.add(job):
                     self._queues.mark(job.queue_key)
                 self._hold(job, Hold(Reason.AT_CONCURRENCY_LIMIT, ""), now, actions, tasks)
             case WriteStatus(change):
@@ -200,92 +205,93 @@ class Controller:
             self._jobs.mark_at(job.key, hold.until)
         if hold.watched is not None:
             heapq.heappush(self._awaiting_watch, (hold.watched, job.key))
-        if job.reason == hold.reason and (
-            # Which of several Jobs is missing may change; other messages of a reason are as good as each other.
-            hold.reason != Reason.DEPENDENCY_MISSING or job.status.get("message") == hold.message
-        ):
-            return
         delay = REASON_DELAY_SECONDS
         if hold.reason in WRITTEN_AT_ONCE and not hold.passing:
             delay = 0.0
         elif job.reason in WRITTEN_AT_ONCE:
             delay = STALE_REASON_DELAY_SECONDS
-        if now < since + delay:
+        due = now >= since + delay
+        known = {hold.reason}
+        if not hold.message:
+            # Its key, its queue and the rate take turns to hold up a ready Job: which does, is asked when it counts.
+            known = set(WAITS_FOR_A_START)
+            if due:
+                hold = self._turnstile.why(job, now)
+                known = {hold.reason}
+                self._held_since[job.key] = (Reason.AT_CONCURRENCY_LIMIT, now)
+        if job.reason in known and (
+            # Which of several Jobs is missing may change; other messages of a reason are as good as each other.
+            hold.reason != Reason.DEPENDENCY_MISSING or job.status.get("message") == hold.message
+        ):
+            return
+        if not due:
             self._jobs.mark_at(job.key, since + delay)
             return
-        change = transitions.explain(job, hold.reason, hold.message or waits_for_slot(self.world, job))
+        change = transitions.explain(job, hold.reason, hold.message)
         self._start(job.key, actions.write_status(job, change, patient=delay > 0), tasks)
-
-    def _not_ready(self, job: Job) -> None:
-        ready = self._ready.get(job.queue_key)
-        if ready is not None:
-            ready.discard(job.key)
 
     # Claims
 
-    def _claim_from(self, queue: Key, now: float, actions: Actions, tasks: asyncio.TaskGroup) -> None:
-        """Give the queue's free slots to the first of its ready Jobs."""
-        self.changed_queues.add(queue)
-        if queue not in self.world.queues:
-            self._rejections.forget_queue(queue)
-        ready = self._ready.get(queue)
-        if not ready:
-            self._ready.pop(queue, None)
-            return
-        allowed = self._rejections.claims_allowed(queue, now)
-        free = free_slots(self.world, queue) - self._uncounted_creates(queue)
-        free = free if allowed is None else min(free, allowed)
-        while free > 0:
-            key = ready.pop()
-            if key is None:
-                break
+    def _claim_from(self, queues: list[Key], now: float, actions: Actions, tasks: asyncio.TaskGroup) -> None:
+        """Give free slots to the first of the ready Jobs."""
+        self.changed_queues.update(queues)
+
+        def still_ready(key: Key) -> Job | None:
             job = self.world.jobs.get(key)
             if job is None or key in self._busy:
-                continue  # it is looked at again when its write has ended
+                return None  # it is looked at again when its write has ended
             step = next_step(self.world, job, now, epoch=self.epoch)
-            if not isinstance(step, Ready):
-                self._carry_out(job, step, now, actions, tasks)
-                continue
-            free -= 1
-            self._start_claim(job, now, actions, tasks)
-        probe_at = self._rejections.next_probe_at(queue)
-        if probe_at is not None and probe_at > now and len(ready):
-            self._queues.mark_at(queue, probe_at)
+            if isinstance(step, Ready):
+                return job
+            self._carry_out(job, step, now, actions, tasks)
+            return None
 
-    def _uncounted_creates(self, queue: Key) -> int:
-        """Pods that may come to be though nothing else counts for them: their Job is gone, or an earlier try of the
-        same create was seen to end."""
-        uncounted = 0
+        if queues:
+            uncounted = self._uncounted_creates()
+            for job in self._turnstile.passing(queues, now, uncounted=uncounted, still_ready=still_ready):
+                self._start_claim(job, now, actions, tasks)
+        for queue in queues:
+            due = self._turnstile.next_due(queue, now)
+            if due is not None:
+                self._queues.mark_at(queue, due)
+
+    def _uncounted_creates(self) -> Counter[tuple[Key, str]]:
+        """Pods that may come to be though nothing else counts for them, by queue and key: their Job is gone, or an
+        earlier try of the same create was seen to end."""
+        uncounted: Counter[tuple[Key, str]] = Counter()
         for job in self._creating.values():
-            if job.queue_key == queue:
-                known, pod = self.world.jobs.get(job.key), self.world.attempt_pod(job)
-                uncounted += known is None or known.uid != job.uid or (pod is not None and not pod.live)
+            known, pod = self.world.jobs.get(job.key), self.world.attempt_pod(job)
+            if known is None or known.uid != job.uid or (pod is not None and not pod.live):
+                uncounted[job.queue_key, job.concurrency_key] += 1
         return uncounted
 
     def _start_claim(self, job: Job, now: float, actions: Actions, tasks: asyncio.TaskGroup) -> None:
         self._held_since.pop(job.key, None)
-        self._rejections.claimed(job.queue_key)
+        self._turnstile.rejections.claimed(job.queue_key)
         change = transitions.claim(self.world, job, now=now)
+        claimed_at = parse_time(str(change["startedAt"]))
+        self._turnstile.starts.claimed(job.queue_key, claimed_at)
         assumed = replace(job, state=State.STARTING, attempt=job.attempt + 1, epoch=self.epoch, claim_unconfirmed=True)
         self.store.assume_claimed(job, assumed)
-        self._start(job.key, self._claim(job, change, actions), tasks)
+        self._start(job.key, self._claim(job, change, claimed_at, actions), tasks)
 
-    async def _claim(self, job: Job, change: transitions.Change, actions: Actions) -> None:
+    async def _claim(self, job: Job, change: transitions.Change, claimed_at: float, actions: Actions) -> None:
         confirmed = False
         try:
             confirmed = await actions.write_status(job, change)
         finally:
             if not confirmed:
-                self._rejections.ended(job.queue_key)
+                self._turnstile.rejections.ended(job.queue_key)
+                self._turnstile.starts.undone(job.queue_key, claimed_at)
                 self.store.unassume(job)
         if not confirmed:
             return
         claimed = self.world.jobs.get(job.key)
         if claimed is None or claimed.uid != job.uid or claimed.attempt != job.attempt + 1 or not claimed.active:
-            self._rejections.ended(job.queue_key)
+            self._turnstile.rejections.ended(job.queue_key)
             return
         if not isinstance(next_step(self.world, claimed, self._clock.now(), epoch=self.epoch), CreatePod):
-            self._rejections.ended(job.queue_key)
+            self._turnstile.rejections.ended(job.queue_key)
             return  # cancelled meanwhile, say
         await self._create_pod(claimed, actions)
 
@@ -294,19 +300,20 @@ class Controller:
         try:
             refusal = await actions.create_pod(job)
         except PodVanishedError:
-            self._rejections.accepted(job)
+            self._turnstile.rejections.accepted(job)
             await self._end_vanished(job, actions)
             return
         finally:
             del self._creating[job.key]
-            self._queues.mark(job.queue_key)
+            self._slots_changed(job.queue_key, job.concurrency_key)
         if refusal is None:
-            self._rejections.accepted(job)
+            self._turnstile.rejections.accepted(job)
             return
-        retry_at = self._rejections.refused(job, self._clock.now())
+        retry_at = self._turnstile.rejections.refused(job, self._clock.now())
         self._queues.mark_at(job.queue_key, retry_at)
         current = self.world.open_attempt(job)
         if current is not None:
+            self._turnstile.starts.undone(job.queue_key, job.started_at or 0.0)
             change = transitions.undo_claim(current, message=refusal, retry_at=retry_at)
             await actions.write_status(current, change)
 
@@ -364,15 +371,20 @@ class Controller:
 
     # What the store tells
 
+    def _slots_changed(self, queue: Key, concurrency_key: str) -> None:
+        """A slot of that queue and key was taken or is free."""
+        self._queues.mark(queue)
+        self._turnstile.slots_changed(queue, concurrency_key)
+
     def _job_changed(self, old: Job | None, new: Job | None) -> None:
         job = new or old
         if job is None:
             return
         self._jobs.mark(job.key)
-        self._queues.mark(job.queue_key)
+        self._slots_changed(job.queue_key, job.concurrency_key)
         if new is None:
-            self._not_ready(job)
-            self._rejections.forget(job)
+            self._turnstile.discard(job)
+            self._turnstile.rejections.forget(job)
         if self._acting:
             self._mark_related(old, new, job)
         self.wake()
@@ -392,6 +404,8 @@ class Controller:
                 for ancestor in ancestors(self.world, job):
                     if ancestor.rerun_due:  # it may have waited for the end of what its cancel had reached
                         self._jobs.mark(ancestor.key)
+        if old is None or new is None or _means_else(old, new):
+            self._mark_runs(job, is_new=old is None)
         unique = self.world.unique_key(job)
         if unique is not None and old is not None and _frees_rivals(old, new):
             for rival in self.world.unclaimed_rivals(unique):
@@ -402,12 +416,24 @@ class Controller:
             self._jobs.mark(heapq.heappop(self._awaiting_watch)[1])
             self.wake()
 
+    def _mark_runs(self, job: Job, *, is_new: bool) -> None:
+        """A Job that takes the place of others has come, or one of those or what it enqueued may have ended."""
+        root = [job, *ancestors(self.world, job)][-1]
+        if root.tick is None or self.world.replacement_after(replace(root.tick, at=float("-inf"))) is None:
+            return
+        for run in self.world.jobs_of_schedule(root.tick.schedule_uid):
+            if not run.terminal:
+                self._jobs.mark(run.key)
+            if root is job and is_new:
+                for descendant in self.world.descendants_of(run):
+                    self._jobs.mark(descendant.key)
+
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
         pod = new or old
         if pod is not None:
             self._jobs.mark((pod.namespace, pod.job))
             if old is None or new is None or old.live != new.live:
-                self._queues.mark((pod.namespace, pod.queue))
+                self._slots_changed((pod.namespace, pod.queue), pod.concurrency_key)
             self.wake()
 
     def _queue_changed(self, old: Queue | None, new: Queue | None) -> None:
@@ -415,6 +441,7 @@ class Controller:
         if queue is not None and old != new:
             self.changed_queues.add(queue.key)
             self._queues.mark(queue.key)
+            self._turnstile.queue_changed(queue.key)
             for job in self.world.unfinished_of_queue(queue.key):
                 self._jobs.mark(job.key)
             if old is not None and new is not None and old.defaults != new.defaults:
@@ -426,6 +453,16 @@ class Controller:
         if worker is not None and old != new:
             self.changed_workers.add(worker.key)
             self._namespace_changed(worker.namespace)
+
+    def _schedule_changed(self, old: Schedule | None, new: Schedule | None) -> None:
+        schedule = new or old
+        if schedule is not None:
+            self.look_at_schedule(schedule.key)
+
+    def look_at_schedule(self, key: Key) -> None:
+        """Have whoever makes its Jobs look at the Schedule now."""
+        self.changed_schedules.add(key)
+        self.schedules_changed.set()
 
     def _namespace_changed(self, namespace: str) -> None:
         for job in self.world.jobs.values():

@@ -10,11 +10,12 @@ from prometheus_client import Counter
 from questline_operator.core.records import LABEL_JOB
 from questline_operator.core.world import World
 from questline_operator.shell.actions import Actions
-from questline_operator.shell.api import JOBS, NAMESPACES, PODS, QUEUES, WORKERS, Api
+from questline_operator.shell.api import JOBS, NAMESPACES, PODS, QUEUES, SCHEDULES, WORKERS, Api
 from questline_operator.shell.caretaker import Caretaker
 from questline_operator.shell.clock import Clock
 from questline_operator.shell.controller import Controller
 from questline_operator.shell.reflector import Reflector
+from questline_operator.shell.timekeeper import Timekeeper
 from questline_operator.shell.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -27,26 +28,36 @@ class Leader:
         epoch: raised before the first list is read, so that no older leader writes after it.
         check_leading: raises LeadershipLostError where this process may no longer write.
         writes: counts every write that is sent, by verb and resource.
+        max_running_pods: the limit on the pods of all queues together; None for any number.
 
     Attributes:
         acting: set once every list was read.
     """
 
     def __init__(
-        self, api: Api, clock: Clock, *, epoch: int, check_leading: Callable[[], None], writes: Counter
+        self,
+        api: Api,
+        clock: Clock,
+        *,
+        epoch: int,
+        check_leading: Callable[[], None],
+        writes: Counter,
+        max_running_pods: int | None = None,
     ) -> None:
         self.world = World()
-        self.controller = Controller(clock, self.world, epoch=epoch)
+        self.controller = Controller(clock, self.world, epoch=epoch, max_running_pods=max_running_pods)
         self.acting = asyncio.Event()
         self._clock = clock
         writer = Writer(api, clock, check_leading, writes)
         self._actions = Actions(api, clock, writer, self.controller.store, epoch=epoch)
         self._caretaker = Caretaker(api, clock, writer, self._actions, self.controller, epoch=epoch)
+        self._timekeeper = Timekeeper(api, clock, writer, self.controller, epoch=epoch)
         store = self.controller.store
         self._reflectors = [
             Reflector(api, clock, store, NAMESPACES),
             Reflector(api, clock, store, QUEUES),
             Reflector(api, clock, store, WORKERS),
+            Reflector(api, clock, store, SCHEDULES),
             Reflector(api, clock, store, JOBS),
             Reflector(api, clock, store, PODS, labels=LABEL_JOB),
         ]
@@ -66,6 +77,7 @@ class Leader:
             self.acting.set()
             tasks.create_task(self.controller.run(self._actions))
             tasks.create_task(self._caretaker.run())
+            tasks.create_task(self._timekeeper.run())
         raise AssertionError("unreachable: the tasks never end")
 
     @property

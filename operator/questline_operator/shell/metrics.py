@@ -69,7 +69,8 @@ class WorldCollector(Collector):
             for (namespace, queue, state), count in tally.items():
                 jobs.add_metric([namespace, queue, State(state).value], count)
             records = (("questjobs", world.jobs), ("pods", world.pods), ("questqueues", world.queues))
-            for kind, objects in (*records, ("questworkers", world.workers)):
+            small = (("questworkers", world.workers), ("questschedules", world.schedules))
+            for kind, objects in (*records, *small):
                 known.add_metric([kind], len(objects))
             for key, record in world.queues.items():
                 slots.add_metric(list(key), world.slots_held(key))

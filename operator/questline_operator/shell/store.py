@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from questline_operator.core.records import Job, Key, Pod, Queue, Worker
+from questline_operator.core.schedule import Schedule
 from questline_operator.core.world import World
-from questline_operator.shell.api import JOBS, NAMESPACES, PODS, QUEUES, WORKERS, Listing, Object, Resource
+from questline_operator.shell.api import JOBS, NAMESPACES, PODS, QUEUES, SCHEDULES, WORKERS, Listing, Object, Resource
 
 logger = logging.getLogger(__name__)
 
 KEPT_TOMBSTONES = 5_000
 """Far more than can be deleted while an answer that was sent before the deletion is still under way."""
-_PARSERS: dict[Resource, Callable[[Object], Job | Pod | Queue | Worker]] = {
+_PARSERS: dict[Resource, Callable[[Object], Job | Pod | Queue | Schedule | Worker]] = {
     JOBS: Job.parse,
     PODS: Pod.parse,
     QUEUES: Queue.parse,
+    SCHEDULES: Schedule.parse,
     WORKERS: Worker.parse,
 }
 
@@ -30,6 +32,7 @@ class Listeners:
     pod: Callable[[Pod | None, Pod | None], None]
     queue: Callable[[Queue | None, Queue | None], None]
     worker: Callable[[Worker | None, Worker | None], None]
+    schedule: Callable[[Schedule | None, Schedule | None], None]
     namespace: Callable[[str], None]
     watched: Callable[[int], None]
     """Up to which resourceVersion the watch of Jobs has told all."""
@@ -73,6 +76,8 @@ class Store:
             case Queue():
                 self.world.queues[key] = record
                 self._listeners.queue(known, record)
+            case Schedule():
+                self._listeners.schedule(self.world.put_schedule(record), record)
             case Worker():
                 self.world.workers[key] = record
                 self._listeners.worker(known, record)
@@ -161,6 +166,8 @@ class Store:
             self._listeners.job(self.world.remove_job(key), None)
         elif resource == QUEUES:
             self._listeners.queue(self.world.queues.pop(key, None), None)
+        elif resource == SCHEDULES:
+            self._listeners.schedule(self.world.remove_schedule(key), None)
         elif resource == WORKERS:
             self._listeners.worker(self.world.workers.pop(key, None), None)
 
@@ -180,6 +187,7 @@ class Store:
             JOBS: self.world.jobs,
             PODS: self.world.pods,
             QUEUES: self.world.queues,
+            SCHEDULES: self.world.schedules,
             WORKERS: self.world.workers,
         }
         return records[resource]

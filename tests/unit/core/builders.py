@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from questline_operator.core.records import (
     ANNOTATION_EPOCH,
+    ANNOTATION_KEY,
     CONTAINER,
     LABEL_ATTEMPT,
     LABEL_JOB,
@@ -164,6 +165,7 @@ def a_pod(
     name: str | None = None,
     queue: str | None = None,
     epoch: int = EPOCH,
+    concurrency_key: str | None = None,
     signal: int = 0,
     unschedulable: str = "",
     extra_status: Mapping[str, Any] | None = None,
@@ -215,6 +217,8 @@ def a_pod(
         },
         "annotations": {ANNOTATION_EPOCH: str(epoch)},
     }
+    if key := job.concurrency_key if concurrency_key is None else concurrency_key:
+        meta["annotations"][ANNOTATION_KEY] = key
     if owner:
         meta["ownerReferences"] = [{"kind": "Job", "name": job.name, "uid": owner, "controller": True}]
     if deleting:

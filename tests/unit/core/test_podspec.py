@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from questline_operator.core.podspec import attempt_pod, fault_of_args, payload, worker_pod
-from questline_operator.core.records import Job, Worker
+from questline_operator.core.records import ANNOTATION_KEY, Job, Worker
 from questline_operator.core.states import Reason
 from tests.unit.core.builders import EPOCH, a_job, a_worker, child_of, nested
 
@@ -52,6 +52,15 @@ def test_a_pod_says_whose_it_is() -> None:
     (owner,) = meta["ownerReferences"]
     assert (owner["apiVersion"], owner["kind"]) == ("questline.dev/v1alpha1", "Job")
     assert (owner["name"], owner["uid"], owner["controller"]) == ("resize", JOB.uid, True)
+
+
+def test_a_pod_carries_its_jobs_concurrency_key_and_never_the_templates() -> None:
+    """It counts for the key when its Job is gone."""
+    forging = template(metadata={"annotations": {ANNOTATION_KEY: "forged"}})
+    keyed, bare = a_job(spec={"key": "customer 7: ü"}), a_job()
+
+    assert pod_of(keyed, forging)["metadata"]["annotations"][ANNOTATION_KEY] == "customer 7: ü"
+    assert ANNOTATION_KEY not in pod_of(bare, forging)["metadata"]["annotations"]
 
 
 def test_labels_of_the_template_stay_and_those_of_questline_win() -> None:

@@ -96,6 +96,12 @@ def test_a_failure_waits_as_long_as_its_backoff_says() -> None:
     assert change["startedAt"] is None
 
 
+def test_an_error_of_the_sdk_speaks_for_itself() -> None:
+    error = {"type": "questline.errors.Fail", "message": "the lawyers say no"}
+    change = end(RUNNING, Outcome(OutcomeKind.FATAL, Reason.FAIL, "the lawyers say no", error=error))
+    assert (change["reason"], change["message"]) == ("Fail", "the lawyers say no")
+
+
 @pytest.mark.parametrize(
     ("outcome", "failures", "due"),
     [

@@ -6,13 +6,21 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from questline_operator.core.records import Job, Pod
+from questline_operator.core.records import (
+    ANNOTATION_REPLACES,
+    ANNOTATION_SCHEDULE_UID,
+    ANNOTATION_TICK,
+    Job,
+    Pod,
+    Tick,
+)
 from questline_operator.core.tallies import Standing, Tally, counts, standing_of
 from questline_operator.core.world import UniqueKey, World, newest_first
-from tests.unit.core.builders import T0, a_job, a_pod, a_world, put, uid_of
+from tests.unit.core.builders import T0, a_job, a_pod, a_world, put, time_of, uid_of
 
 NAMES = ("a", "b", "c", "d")
 QUEUES = ("default", "media")
+CONCURRENCY_KEYS = ("", "x", "y")
 STATES = ("Waiting", "Starting", "Running", "Succeeded", "Failed", "Canceled", "Skipped")
 KEYS: list[UniqueKey] = [
     ("default", what, f"key:{key}") for what in ("task:tasks:work", "command:true") for key in ("k", "l")
@@ -41,6 +49,8 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
             spec["parent"]["group"] = draw(st.sampled_from(GROUPS))
     if draw(st.booleans()):
         spec["unique"] = {"key": draw(st.sampled_from("kl"))}
+    if key := draw(st.sampled_from(CONCURRENCY_KEYS)):
+        spec["key"] = key
     spec["after"] = [{"job": other} for other in sorted(draw(st.sets(st.sampled_from(NAMES), max_size=2)))]
     spec["after"] += [{"group": group} for group in sorted(draw(st.sets(st.sampled_from(GROUPS), max_size=2)))]
     spec["after"] += [{"tree": root} for root in sorted(draw(st.sets(st.sampled_from(NAMES), max_size=2)))]
@@ -49,6 +59,24 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
 
 SPECS = st.shared(
     st.fixed_dictionaries({(name, variant): specs() for name in NAMES for variant in VARIANTS}), key="specs"
+)
+
+
+ANNOTATIONS: st.SearchStrategy[dict[str, str]] = st.one_of(
+    st.just({}),
+    st.builds(
+        lambda uid, minute, replaces: {
+            ANNOTATION_SCHEDULE_UID: uid,
+            ANNOTATION_TICK: time_of(60.0 * minute),
+            ANNOTATION_REPLACES: replaces,
+        },
+        st.sampled_from("st"),
+        st.integers(0, 5),
+        st.sampled_from(["true", "false"]),
+    ),
+)
+TICKS = st.shared(
+    st.fixed_dictionaries({(name, variant): ANNOTATIONS for name in NAMES for variant in VARIANTS}), key="ticks"
 )
 
 
@@ -65,7 +93,9 @@ def jobs(draw: st.DrawFn) -> Job:
         if status["reason"] == "UpstreamFailed":
             status["upstream"] = {"name": draw(st.sampled_from(NAMES)), "uid": "u", "finishes": 1}
     created = len(variant)
-    return a_job(name, uid=uid_of(name) + variant, created=created, spec=draw(SPECS)[name, variant], **status)
+    job = a_job(name, uid=uid_of(name) + variant, created=created, spec=draw(SPECS)[name, variant], **status)
+    tick = draw(TICKS)[name, variant]
+    return Job.parse({**job.raw, "metadata": {**job.raw["metadata"], "annotations": tick}})
 
 
 @st.composite
@@ -75,8 +105,9 @@ def pods(draw: st.DrawFn) -> Pod:
     job = a_job(name, uid=uid_of(name) + draw(st.sampled_from(VARIANTS)), attempt=1)
     ends: list[dict[str, Any]] = [{}, {"running": 1}, {"exit_code": 0}, {"running": 1, "gone": True}]
     end = draw(st.sampled_from(ends))
-    queue = draw(st.sampled_from(QUEUES))
-    return a_pod(job, attempt=draw(st.integers(0, 2)), queue=queue, owner=draw(st.sampled_from([job.uid, ""])), **end)
+    queue, key = draw(st.sampled_from(QUEUES)), draw(st.sampled_from(CONCURRENCY_KEYS))
+    owner = draw(st.sampled_from([job.uid, ""]))
+    return a_pod(job, attempt=draw(st.integers(0, 2)), queue=queue, owner=owner, concurrency_key=key, **end)
 
 
 Change = Callable[[World], object]
@@ -104,6 +135,10 @@ CHANGES: st.SearchStrategy[Change] = st.one_of(
     st.sampled_from(NAMES).map(_question),
     st.integers(0, 9).map(_removal_of_pod),
 )
+
+
+def _replacement(world: World, uid: str, minute: int) -> Job | None:
+    return world.replacement_after(Tick(uid, T0 + 60.0 * minute, replaces=False))
 
 
 def view(world: World) -> dict[str, Any]:
@@ -134,6 +169,14 @@ def view(world: World) -> dict[str, Any]:
         "pods": {name: names(world.pods_of_job(("default", name))) for name in NAMES},
         "live pods": {queue: names(world.live_pods_of_queue(queue)) for queue in queues},
         "slots": {queue: world.slots_held(queue) for queue in queues},
+        "slots of keys": {(queue, key): world.slots_of_key(queue, key) for queue in queues for key in "xy"},
+        "running pods": world.running_pods(),
+        "ticks": {uid: names(world.jobs_of_schedule(uid)) for uid in "st"},
+        "replacements": {
+            (uid, minute): replacement.tick if (replacement := _replacement(world, uid, minute)) else None
+            for uid in "st"
+            for minute in range(-1, 6)
+        },
     }
 
 
@@ -188,6 +231,12 @@ def test_the_indexes_agree_with_a_search_through_all(records: list[Job | Pod]) -
         unclaimed = [job for job in rivals if not job.admitted and not job.terminal]
         assert world.unclaimed_rivals(key) == sorted(unclaimed, key=lambda job: job.order)
         assert {job.name for job in world.admitted_rivals(key)} == {job.name for job in rivals if job.admitted}
+    for uid in "st":
+        ticks = [job.tick for job in everyone if job.tick and job.tick.schedule_uid == uid]
+        for minute in range(-1, 6):
+            later = [tick.at for tick in ticks if tick.replaces and tick.at > T0 + 60.0 * minute]
+            found = _replacement(world, uid, minute)
+            assert (found.tick.at if found and found.tick else None) == max(later, default=None)
     for name in NAMES:
         dependants = {job.name for job in everyone for one in job.after if one.name == name and one.kind != "group"}
         assert {job.name for job in world.dependants_of(("default", name))} == dependants

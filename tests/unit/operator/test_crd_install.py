@@ -167,4 +167,5 @@ def test_a_folder_without_crds_is_an_error_that_says_what_to_name(tmp_path: Path
 
 def test_the_projects_own_crds_are_read() -> None:
     names = [crd["metadata"]["name"] for crd in read_crds(Path(__file__).parents[3] / "crds")]
-    assert names == ["questjobs.questline.dev", "questqueues.questline.dev", "questworkers.questline.dev"]
+    plurals = ("questjobs", "questqueues", "questschedules", "questworkers")
+    assert names == [f"{plural}.questline.dev" for plural in plurals]

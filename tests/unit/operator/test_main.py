@@ -1,9 +1,12 @@
 """The process's end and its readiness, as functions; its life is tested in tests/e2e/test_failover.py."""
 
 import asyncio
+import sys
+from typing import Any
 
 import pytest
 
+from questline_operator import main as process
 from questline_operator.main import _exit_status, unready
 from questline_operator.shell.api import LEASES, ApiError
 from questline_operator.shell.lease import Elector, LeadershipLostError
@@ -28,6 +31,33 @@ def test_any_other_error_is_raised_even_beside_a_lost_leadership() -> None:
         _exit_status(errors)
     assert died.value.subgroup(KeyError) is not None
     assert died.value.subgroup(LeadershipLostError) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "limit"), [([], None), (["--max-running-pods", "0"], None), (["--max-running-pods", "7"], 7)]
+)
+def test_the_limit_of_running_pods_is_none_unless_given(
+    monkeypatch: pytest.MonkeyPatch, given: list[str], limit: int | None
+) -> None:
+    asked: list[Any] = []
+
+    async def operate(connection: object, **options: Any) -> int:
+        asked.append(options["max_running_pods"])
+        return 0
+
+    monkeypatch.setattr(process, "connect", lambda: object())
+    monkeypatch.setattr(sys, "setrecursionlimit", lambda limit: None)
+    monkeypatch.setattr(process, "operate", operate)
+    assert process.main(given) == 0
+    assert process.main(["run", *given]) == 0
+    assert asked == [limit, limit]
+
+
+@pytest.mark.parametrize("given", ["-1", "many", "1.5"])
+def test_a_limit_of_running_pods_that_is_no_number_is_refused(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        process.main(["--max-running-pods", given])
+    assert f"argument --max-running-pods: {given!r}: a whole number, 0 for no limit" in capsys.readouterr().err
 
 
 @simulated

@@ -25,14 +25,12 @@ class Bench:
         self.server = ApiServer(self.clock, latency=0.01)
         self.world = World()
 
-        def heard(old: Any, new: Any) -> None:
+        def heard(*records: Any) -> None:
             pass
 
         self.heights: list[int] = []
-        listeners = Listeners(
-            job=heard, pod=heard, queue=heard, worker=heard, namespace=lambda name: None, watched=self.heights.append
-        )
-        self.store = Store(self.world, listeners)
+        told: dict[str, Any] = dict.fromkeys(("job", "pod", "queue", "worker", "schedule", "namespace"), heard)
+        self.store = Store(self.world, Listeners(**told, watched=self.heights.append))
         self.reflector = Reflector(self.server.client("operator"), self.clock, self.store, JOBS)
 
     @asynccontextmanager

@@ -29,6 +29,7 @@ class Told:
             pod=listener("pod"),
             queue=listener("queue"),
             worker=listener("worker"),
+            schedule=listener("schedule"),
             namespace=lambda name: self.news.append(("namespace", name, None)),
             watched=lambda version: None,
         )

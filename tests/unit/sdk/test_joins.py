@@ -12,7 +12,6 @@ from questline import (
     EnqueueError,
     EnqueueRefused,
     NotInAttempt,
-    NotSupported,
     OptionInvalid,
     fan_out,
     join,
@@ -138,8 +137,6 @@ def test_a_join_of_nothing_or_of_too_much_is_refused(attempt: Attempt, in_pod: A
         join(nothing.call(), *[resize.enqueue("a")] * 65)
     with pytest.raises(OptionInvalid, match="policy is 'Always': Succeeded or Finished is needed"):
         join(nothing.call(), "g", policy="Always")  # type: ignore[arg-type]
-    with pytest.raises(NotSupported):
-        join(nothing.options(concurrency_key="k").call(), "g")
     assert attempt._children.groups == {}
 
 

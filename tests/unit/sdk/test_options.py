@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from questline import Backoff, NotSupported, OptionInvalid, job
+from questline import Backoff, OptionInvalid, job
 from questline.options import Options
 from tests.unit.sdk.apps.shop import nothing, resize, send_email
 
@@ -74,6 +74,7 @@ def test_a_backoff_is_given_whole_as_a_mapping_or_as_its_first_delay(backoff: An
         ("window", "2y", "1h30m"),
         ("window", "366d", "1 to 31,536,000"),
         ("concurrency_key", "", "253"),
+        ("concurrency_key", "k" * 254, "253"),
         ("name", "Upload", "a-z"),
         ("name", "a" * 51, "50"),
         ("stage", "no", "True or False"),
@@ -142,11 +143,9 @@ def test_the_later_of_delay_and_run_at_takes_the_others_place() -> None:
     assert not nothing.options(run_at=moment).options(delay=1).call().spec()["runAt"].startswith("2030-01-01")
 
 
-@pytest.mark.parametrize("name", ["concurrency_key"])
-def test_an_option_that_is_not_built_yet_is_refused_at_enqueue(name: str) -> None:
-    task = nothing.options(**{name: "a"})  # type: ignore[arg-type]
-    with pytest.raises(NotSupported, match=f"the option {name} .* is not supported yet"):
-        task.enqueue()
+def test_a_concurrency_key_is_the_jobs_key() -> None:
+    assert nothing.options(concurrency_key="customer 7").call().spec()["key"] == "customer 7"
+    assert "key" not in nothing.call().spec()
 
 
 def test_every_bound_is_that_of_the_api() -> None:

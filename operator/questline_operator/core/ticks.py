@@ -1,0 +1,166 @@
+"""What a Schedule should do next: a function of its record, its Jobs and the time (design 2).
+
+status.nextTick is the cursor: the next tick to deal with. It moves on only when its Job was made, which status.lastTick
+then says, or when it was passed over, and until then the Job's record is kept. So whoever leads finds what is to be
+done, and no tick makes two Jobs.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from questline_operator.core.overlap import unfinished_runs
+from questline_operator.core.schedule import Calendar, CalendarError, Schedule, format_tick
+from questline_operator.core.world import World
+
+IN_TIME_SECONDS = 30.0
+"""A tick that is late by no more than this counts as in time: a change of leader takes up to 20 s."""
+
+JOB_REFUSED = "JobRefused"
+"""The condition's reason where the API server takes no such Job."""
+
+Change = Mapping[str, Any]
+"""The fields of the Schedule's status to set; None removes one."""
+
+
+@dataclass(frozen=True)
+class MakeJob:
+    """Make the Job of this tick; when it is there, write `made`."""
+
+    tick: float
+    replaces: bool
+
+
+@dataclass(frozen=True)
+class WriteSchedule:
+    """Write this change of its status."""
+
+    change: Change
+
+
+@dataclass(frozen=True)
+class Rest:
+    """Nothing until then (seconds since the epoch), or until something changes."""
+
+    until: float | None = None
+
+
+ScheduleStep = MakeJob | WriteSchedule | Rest
+
+
+def next_step_of_schedule(world: World, schedule: Schedule, now: float, calendar: Calendar) -> ScheduleStep:
+    """The next step of this Schedule.
+
+    Args:
+        now: seconds since the epoch.
+        calendar: tells the ticks of a cron line.
+    """
+    if schedule.deleting or schedule.namespace in world.terminating_namespaces:
+        return Rest()
+    try:
+        calendar(schedule.cron, schedule.time_zone, now)  # a line that became wrong is told before all else
+        tick = schedule.next_tick
+        if tick is not None and _is_made(world, schedule, tick):
+            return WriteSchedule(made(schedule, tick, now, calendar))
+        if schedule.suspend:
+            idle = ready(schedule, True, "Suspended", "spec.suspend is true: no Jobs are made", now)
+            return _settled(schedule, {"line": None, "nextTick": None, **idle}, None)
+        if schedule.status.get("line") != schedule.line:
+            return WriteSchedule(_begun(schedule, now, calendar))
+        return _step_of_tick(world, schedule, now, calendar)
+    except CalendarError as error:
+        bad = ready(schedule, False, error.reason, error.message, now)
+        return _settled(schedule, {"line": None, "nextTick": None, **bad}, None)
+
+
+def made(schedule: Schedule, tick: float, now: float, calendar: Calendar) -> Change:
+    """The Job of the tick is there."""
+    return {
+        "lastTick": format_tick(tick),
+        "lastJob": schedule.job_name(tick),
+        **_following(schedule, tick, calendar),
+        **ready(schedule, True, "Scheduled", "", now),
+    }
+
+
+def ready(schedule: Schedule, status: bool, reason: str, message: str, now: float) -> Change:
+    """The condition Ready, and the generation that was acted on."""
+    old = schedule.ready
+    word = str(status)
+    condition = {
+        "type": "Ready",
+        "status": word,
+        "reason": reason,
+        "message": message[:1_024],
+        "observedGeneration": schedule.generation,
+        "lastTransitionTime": old["lastTransitionTime"] if old.get("status") == word else format_tick(now),
+    }
+    others = [c for c in schedule.status.get("conditions", ()) if c["type"] != "Ready"]
+    return {"conditions": [*others, condition], "observedGeneration": schedule.generation}
+
+
+def still_may_make(schedule: Schedule, tick: float) -> bool:
+    """Whether the Schedule could make the Job of that tick again, were its record gone: so that must be kept."""
+    return schedule.next_tick is not None and schedule.next_tick <= tick
+
+
+def _step_of_tick(world: World, schedule: Schedule, now: float, calendar: Calendar) -> ScheduleStep:
+    tick = schedule.next_tick
+    if tick is None or now < tick:
+        told = {**ready(schedule, *_prospect(schedule, tick), now)}
+        return _settled(schedule, told, tick)
+    oldest = now - max(schedule.catch_up_seconds, IN_TIME_SECONDS)
+    if tick < oldest:
+        message = f"{_seconds(now - tick)} late, catchUpSeconds is {_seconds(schedule.catch_up_seconds)}"
+        # The calendar tells what comes after a moment, and the oldest one that is not too late counts.
+        return WriteSchedule(_passed_over(schedule, tick, "Late", message, oldest - 0.001, calendar))
+    runs = unfinished_runs(world, schedule.uid, tick) if schedule.overlap != "Allow" else []
+    if runs and schedule.overlap == "Forbid":
+        message = f"Job {runs[0].name} is not finished"
+        return WriteSchedule(_passed_over(schedule, tick, "Overlap", message, now, calendar))
+    return MakeJob(tick, replaces=schedule.overlap == "Replace")
+
+
+def _is_made(world: World, schedule: Schedule, tick: float) -> bool:
+    job = world.jobs.get((schedule.namespace, schedule.job_name(tick)))
+    return job is not None and schedule.made(job)
+
+
+def _begun(schedule: Schedule, now: float, calendar: Calendar) -> Change:
+    """A line that is new, or goes on again: what it says of the time before is nobody's concern. The first one of a
+    Schedule counts from its creation, which an operator that was down has not seen."""
+    since = now if schedule.status.get("observedGeneration") else schedule.created_at
+    change = _following(schedule, since, calendar)
+    return {"line": schedule.line, **change, **ready(schedule, *_prospect(schedule, change["nextTick"]), now)}
+
+
+def _following(schedule: Schedule, moment: float, calendar: Calendar) -> dict[str, Any]:
+    tick = calendar(schedule.cron, schedule.time_zone, moment)
+    return {"nextTick": None if tick is None else format_tick(tick)}
+
+
+def _passed_over(
+    schedule: Schedule, tick: float, reason: str, message: str, until: float, calendar: Calendar
+) -> Change:
+    skipped = {"tick": format_tick(tick), "reason": reason, "message": f"no Job for {format_tick(tick)}: {message}"}
+    return {"skipped": skipped, **_following(schedule, max(tick, until), calendar)}
+
+
+def _prospect(schedule: Schedule, tick: object) -> tuple[bool, str, str]:
+    old = schedule.ready
+    if old.get("reason") == JOB_REFUSED and old.get("observedGeneration") == schedule.generation:
+        return False, JOB_REFUSED, old["message"]  # until a Job is made, or what was refused has changed
+    if tick is None:
+        return False, "NeverDue", f"spec.cron {schedule.cron!r} has no tick in the next 50 years"
+    return True, "Scheduled", ""
+
+
+def _settled(schedule: Schedule, change: Change, until: float | None) -> ScheduleStep:
+    """Write what differs from the status; rest where nothing does."""
+    if any(schedule.status.get(name) != value for name, value in change.items()):
+        return WriteSchedule(change)
+    return Rest(until)
+
+
+def _seconds(number: float) -> str:
+    return f"{number:.0f} s"
