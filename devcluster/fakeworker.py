@@ -62,6 +62,10 @@ class Behaviour:
     children: int = 0
     child: Mapping[str, Any] = field(default_factory=dict)
     """Spec fields of each child over the default, which is this Job's own task with empty args."""
+    group: str | None = None
+    """The group that the children are of."""
+    then: Mapping[str, Any] | None = None
+    """Spec fields of one more child, which comes after that group."""
     staged: bool = True
     report: bool = True
     """False: the outcome is only in the termination message, as when the report was lost."""
@@ -97,7 +101,7 @@ class Ending:
 
 
 def ending(behaviour: Behaviour, attempt: int, children: int, error: str = "") -> Ending:
-    """The envelope and exit code of an attempt; `error` is what went wrong in it, if something did."""
+    """The envelope and exit code of an attempt with so many children; `error` is what went wrong, if something did."""
     outcome = behaviour.outcome
     reason, message = behaviour.reason, behaviour.message
     if error or attempt <= behaviour.failures:
@@ -115,7 +119,8 @@ def ending(behaviour: Behaviour, attempt: int, children: int, error: str = "") -
         envelope["result"] = behaviour.result
     if outcome in {"Retry", "Snoozed"} and behaviour.delaySeconds is not None:
         envelope["delaySeconds"] = behaviour.delaySeconds
-    envelope["children"] = {"total": children, "groups": {}}
+    groups = {} if behaviour.group is None else {behaviour.group: min(children, behaviour.children)}
+    envelope["children"] = {"total": children, "groups": groups}
     if len(orjson.dumps(envelope)) > ENVELOPE_LIMIT:
         envelope |= {"outcome": "Fatal", "reason": "ResultInvalid", "message": "the result is too large"}
         del envelope["result"]
@@ -130,9 +135,12 @@ def slug(task: str) -> str:
 
 
 def child_manifest(payload: Mapping[str, Any], pod_uid: str, index: int, behaviour: Behaviour) -> dict[str, Any]:
-    """The Job that the SDK would create as this attempt's child number `index`."""
+    """The Job that the SDK would create as this attempt's child number `index`; the one after all is `then`."""
     job = payload["job"]
-    spec: dict[str, Any] = {"args": {}, **behaviour.child}
+    of_group = index < behaviour.children
+    spec: dict[str, Any] = {"args": {}, **(behaviour.child if of_group else behaviour.then or {})}
+    if not of_group:
+        spec.setdefault("after", [{"group": behaviour.group}])
     if "task" not in spec and "command" not in spec:
         spec["task"] = job["task"]
     spec["parent"] = {
@@ -142,6 +150,8 @@ def child_manifest(payload: Mapping[str, Any], pod_uid: str, index: int, behavio
         "podUID": pod_uid,
         "index": index,
     }
+    if of_group and behaviour.group is not None:
+        spec["parent"]["group"] = behaviour.group
     if not behaviour.staged:
         spec["parent"]["staged"] = False
     name = f"{slug(spec.get('task', 'command'))}-{pod_uid[:8]}-{index}"
@@ -364,14 +374,15 @@ class FakeWorker:
         self, pod: dict[str, Any], payload: dict[str, Any], behaviour: Behaviour
     ) -> tuple[int, str]:
         """How many children were accepted, and what went wrong."""
-        if not behaviour.children:
+        total = behaviour.children + (behaviour.then is not None)
+        if not total:
             return 0, ""
         meta = pod["metadata"]
         path = JOBS.format(namespace=meta["namespace"])
         try:
             token = await self._token(pod)
-            for start in range(0, behaviour.children, CONNECTIONS):
-                indices = range(start, min(start + CONNECTIONS, behaviour.children))
+            for start in range(0, total, CONNECTIONS):
+                indices = range(start, min(start + CONNECTIONS, total))
                 posts = (
                     self._create_child(path, child_manifest(payload, meta["uid"], index, behaviour), token)
                     for index in indices
@@ -379,7 +390,7 @@ class FakeWorker:
                 await asyncio.gather(*posts)
         except RefusedError as error:
             return 0, f"a child was refused: {error}"
-        return behaviour.children, ""
+        return total, ""
 
     async def _create_child(self, path: str, manifest: dict[str, Any], token: str) -> None:
         try:

@@ -6,7 +6,7 @@ moment. The numbers are those of the invariants in docs/guarantees.md. `Verdict.
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -168,8 +168,7 @@ class Replay:
             self.broken(4, f"{other} and {job.name} are the same child of {job.parent.name}")
 
     def _see_change(self, before: Job, job: Job) -> None:
-        rerun = job.status.get("observedRerun", 0) > before.status.get("observedRerun", 0)
-        if before.terminal and job.state is not before.state and not rerun:
+        if before.terminal and job.state is not before.state and not self._runs_again(before, job):
             self.broken(7, f"{job.name} went from {before.state} to {job.state}")
         if job.attempt < before.attempt:
             self.broken(12, f"{job.name} went from attempt {before.attempt} to {job.attempt}")
@@ -188,7 +187,7 @@ class Replay:
     def _see_dependencies(self, job: Job) -> None:
         """What it names in `after` has ended as afterPolicy asks; a duplicate counts as its original."""
         by_name = {one.name: one for one in self.jobs.values() if one.namespace == job.namespace}
-        for name in job.after:
+        for name in self._waited_for(job):
             one = by_name.get(name)
             while one is not None and one.reason == "Duplicate":
                 one = by_name.get(one.duplicate_of)
@@ -197,10 +196,42 @@ class Replay:
                 state = "unknown" if one is None else f"{one.state}"
                 self.broken(6, f"{job.name} was claimed, and {name}, which it waits for, is {state}")
 
+    def _waited_for(self, job: Job) -> Iterator[str]:
+        """The names of all that its `after` means: the Jobs, the members of its groups, what is in its trees."""
+        for item in job.spec.get("after", ()):
+            if "group" not in item:
+                yield item.get("job") or item["tree"]
+        groups = [item["group"] for item in job.spec.get("after", ()) if "group" in item]
+        trees = {item["tree"] for item in job.spec.get("after", ()) if "tree" in item}
+        for one in self.jobs.values() if groups or trees else ():
+            if one.namespace != job.namespace or one.uid == job.uid or one.reason in ("ParentFailed", "LateChild"):
+                continue
+            own, its = job.spec.get("parent", {}), one.spec.get("parent", {})
+            beside = all(own.get(field) == its.get(field) for field in ("uid", "attempt", "podUID"))
+            if (beside and its.get("group") in groups) or trees & self._above(one):
+                yield one.name
+
+    def _above(self, job: Job) -> set[str]:
+        """The names of its ancestors."""
+        names: set[str] = set()
+        while job.parent is not None and job.parent.uid in self.jobs and job.parent.name not in names:
+            names.add(job.parent.name)
+            job = self.jobs[job.parent.uid]
+        return names
+
+    def _runs_again(self, before: Job, job: Job) -> bool:
+        """Whether its rerun was raised, or what it was Skipped for runs again."""
+        if job.observed_rerun > before.observed_rerun:
+            return True
+        if before.upstream is None:
+            return False
+        upstream = self.jobs.get(before.upstream.uid)
+        return upstream is not None and (not upstream.terminal or upstream.finishes > before.upstream.finishes)
+
     def _see_failures(self, job: Job) -> None:
         entries = job.status.get("attempts", ())
         failed = sum(entry["outcome"] in ("Failed", "Fatal", "Retry") for entry in entries)
-        if len(entries) == job.attempt and job.failures != failed:
+        if len(entries) == job.attempt and job.armed_at is None and job.failures != failed:
             self.broken(11, f"{job.name} has {job.failures} failures, but {failed} of its attempts failed")
 
     def _see_unique(self, job: Job, *, deleted: bool) -> None:

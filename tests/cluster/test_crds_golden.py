@@ -156,7 +156,7 @@ def test_what_may_change_changes_and_goes(kube: Kube, job: Json, field: str, val
     assert edit(kube, job, {"op": "remove", "path": f"/spec/{field}"}).ok
 
 
-def test_a_cancel_is_not_taken_back(kube: Kube, job: Json) -> None:
+def test_a_cancel_is_not_taken_back_alone(kube: Kube, job: Json) -> None:
     assert edit(kube, job, {"op": "replace", "path": "/spec/cancel", "value": True}).ok
     for operation in (
         {"op": "replace", "path": "/spec/cancel", "value": False},
@@ -165,6 +165,31 @@ def test_a_cancel_is_not_taken_back(kube: Kube, job: Json) -> None:
         answer = edit(kube, job, operation)
         assert answer.status == 422
         assert "spec.cancel cannot be taken back" in answer.message
+
+
+def test_a_cancel_is_taken_back_by_an_update_that_raises_rerun(kube: Kube, namespace: str) -> None:
+    job = kube.create(namespace, "Job", "canceled", {"task": "tasks:hello", "suspend": True, "cancel": True}).body
+    again = [{"op": "replace", "path": "/spec/cancel", "value": False}]
+    assert edit(kube, job, *again, {"op": "add", "path": "/spec/rerun", "value": 0}).status == 422
+    answer = edit(kube, job, *again, {"op": "add", "path": "/spec/rerun", "value": 1})
+    assert answer.ok, answer.message
+    assert edit(kube, job, {"op": "replace", "path": "/spec/cancel", "value": True}).ok
+    assert edit(kube, job, *again, {"op": "replace", "path": "/spec/rerun", "value": 1}).status == 422
+    gone = {"op": "remove", "path": "/spec/cancel"}
+    assert edit(kube, job, gone, {"op": "add", "path": "/spec/rerun", "value": 2}).ok
+
+
+def test_a_rerun_is_raised_and_never_lowered(kube: Kube, namespace: str) -> None:
+    job = kube.create(namespace, "Job", "again", {"task": "tasks:hello", "suspend": True}).body
+    for value in (1, 1, 3):
+        assert edit(kube, job, {"op": "add", "path": "/spec/rerun", "value": value}).ok
+    for operation in (
+        {"op": "replace", "path": "/spec/rerun", "value": 2},
+        {"op": "remove", "path": "/spec/rerun"},
+    ):
+        answer = edit(kube, job, operation)
+        assert answer.status == 422
+        assert "spec.rerun can only be raised" in answer.message
 
 
 # Status
@@ -215,6 +240,8 @@ def test_every_field_of_the_status_is_kept(kube: Kube, job: Json) -> None:
         "failures": 5,
         "disruptions": 1,
         "observedRerun": 0,
+        "armed": {"at": "2026-01-01T00:00:00.123456Z", "attempt": 5},
+        "upstream": {"name": "other", "uid": "0" * 36, "finishes": 1},
         "epoch": 2**40,
         "nextAttemptAt": "2026-01-01T00:00:00.123456Z",
         "pod": {"name": "stored-12345678-6", "uid": "0" * 36},
@@ -228,6 +255,7 @@ def test_every_field_of_the_status_is_kept(kube: Kube, job: Json) -> None:
                 "reason": "Disrupted",
                 "exitCode": 137,
                 "message": "the pod was deleted",
+                "children": {"total": 3, "groups": {"thumbnails": 2}},
             }
         ],
         "succeededAttempts": [3],

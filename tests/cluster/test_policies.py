@@ -401,6 +401,20 @@ def test_nothing_but_the_status_changes_with_a_report(kube: Kube, attempt: Attem
     assert after["spec"] == before["spec"]
 
 
+def test_a_pod_runs_no_job_again(kube: Kube, attempt: Attempt) -> None:
+    """Its rights end at status: neither its own Job nor another, and nothing of a rerun in the status either."""
+    other = kube.create(attempt.namespace, "Job", f"ended-{attempt.name}", {"task": "tasks:root", "suspend": True})
+    for name in (attempt.name, other.body["metadata"]["name"]):
+        for subresource in ("", "status"):
+            raised = kube.patch_job(
+                attempt.namespace, name, {"spec": {"rerun": 1}}, subresource=subresource, token=attempt.token
+            )
+            assert raised.status in (403, 422), raised.message
+        assert "rerun" not in kube.job(attempt.namespace, name)["spec"]
+    armed = {"op": "add", "path": "/status/armed", "value": {"attempt": 2}}
+    refused(attempt.send(armed), "questline-report", "adds status.report and changes nothing else")
+
+
 def test_a_report_is_bounded(attempt: Attempt) -> None:
     answer = attempt.send(report={**attempt.report, "result": ["x" * 66_000]})
     refused(answer, "questline-report", "at most 4096 bytes of JSON")

@@ -180,7 +180,7 @@ class Watcher:
     """Sees every change in the order in which it was applied, and fails where an invariant does not hold."""
 
     def __init__(self, server: ApiServer) -> None:
-        self._states: dict[str, str] = {}
+        self._statuses: dict[str, Object] = {}
         self._reported: dict[str, int] = {}
         self._live: defaultdict[str, set[str]] = defaultdict(set)
         self._pods: defaultdict[str, dict[str, Pod]] = defaultdict(dict)
@@ -200,16 +200,23 @@ class Watcher:
     def _see_job(self, change: Change) -> None:
         raw, uid, name = change.object, change.object["metadata"]["uid"], change.object["metadata"]["name"]
         if change.type == "DELETED":
-            self._states.pop(uid, None)
+            self._statuses.pop(uid, None)
             self._reported.pop(name, None)
             return
-        status = raw.get("status", {})
-        before, state = self._states.get(uid, ""), status.get("state", "")
-        if before in TERMINAL and state != before:
+        old, new = self._statuses.get(uid, {}), raw.get("status", {})
+        before, state = old.get("state", ""), new.get("state", "")
+        if before in TERMINAL and state != before and not self._runs_again(old, new):
             self.violations.append(f"{name}: {before} -> {state}")
-        self._states[uid] = state
-        self._reported[name] = (status.get("report") or {}).get("attempt", 0)
+        self._statuses[uid] = new
+        self._reported[name] = (new.get("report") or {}).get("attempt", 0)
         self._count_slots(raw["spec"].get("queue", "default"))
+
+    def _runs_again(self, old: Object, new: Object) -> bool:
+        """Whether its rerun was raised, or what it was Skipped for runs again."""
+        upstream = old.get("upstream", {"uid": "", "finishes": 0})
+        now = self._statuses.get(upstream["uid"], {})
+        went_on = bool(now) and (now["state"] not in TERMINAL or now["finishes"] > upstream["finishes"])
+        return new.get("observedRerun", 0) > old.get("observedRerun", 0) or went_on
 
     def _see_pod(self, change: Change) -> None:
         pod = Pod.parse(change.object)

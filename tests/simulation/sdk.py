@@ -99,6 +99,7 @@ class Attempt:
     pod: Object
     payload: Mapping[str, Any]
     total: int = 0
+    groups: dict[str, int] = field(default_factory=dict)
     handles_sigterm: bool = False
     """Set by a behaviour that goes on after SIGTERM: it is killed when its grace is over."""
     termination_message: str = ""
@@ -128,6 +129,12 @@ class Attempt:
         return args
 
     @property
+    def inputs(self) -> Mapping[str, Any]:
+        """What the Job waited for."""
+        inputs: Mapping[str, Any] = self.payload["inputs"]
+        return inputs
+
+    @property
     def pod_uid(self) -> str:
         """The pod's UID."""
         uid: str = self.pod["metadata"]["uid"]
@@ -138,7 +145,13 @@ class Attempt:
         await asyncio.sleep(seconds)
 
     async def enqueue(
-        self, task: str, *, unique: Mapping[str, Any] | None = None, staged: bool = True, **spec: Any
+        self,
+        task: str,
+        *,
+        unique: Mapping[str, Any] | None = None,
+        staged: bool = True,
+        group: str | None = None,
+        **spec: Any,
     ) -> str:
         """Create a child Job and return its name, as the SDK does: a repeated POST that finds its own Job is done.
 
@@ -153,7 +166,10 @@ class Attempt:
             spec["unique"] = dict(unique)
         name = f"{slug}-{self.pod_uid[:8]}-{suffix}"
         job = self.payload["job"]
-        body = {"metadata": {"name": name}, "spec": {"task": task, **spec, "parent": self._parent(staged=staged)}}
+        parent = self._parent(staged=staged)
+        if group is not None:
+            parent["group"] = group
+        body = {"metadata": {"name": name}, "spec": {"task": task, **spec, "parent": parent}}
         for attempt in range(TRIES):
             try:
                 await self.api.create(JOBS, job["namespace"], body)
@@ -172,6 +188,8 @@ class Attempt:
         else:
             raise FateUnknownError(name)
         self.total += 1
+        if group is not None:
+            self.groups[group] = self.groups.get(group, 0) + 1
         return name
 
     def enqueue_unseen(self, task: str, **spec: Any) -> None:
@@ -202,7 +220,12 @@ class Attempt:
         """The envelope of that end, or None where there is none."""
         if ended.outcome is None:
             return None
-        return {"v": 1, "attempt": self.number, **ended.outcome, "children": {"total": self.total, "groups": {}}}
+        return {
+            "v": 1,
+            "attempt": self.number,
+            **ended.outcome,
+            "children": {"total": self.total, "groups": self.groups},
+        }
 
     async def report(self, envelope: Mapping[str, Any]) -> bool:
         """Write status.report as the pod does; whether the API server is known to have taken it."""

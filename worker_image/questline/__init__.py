@@ -24,7 +24,6 @@ from questline.errors import (
     JobNotSucceeded,
     MissingDependency,
     NotInAttempt,
-    NotSupported,
     OptionInvalid,
     QuestlineError,
     ResultInvalid,
@@ -39,7 +38,7 @@ from questline.task import Call, Task, job
 
 if TYPE_CHECKING:
     from questline.attempt import Attempt, JobInfo, current
-    from questline.chains import FanOut, chain, fan_out
+    from questline.chains import FanOut, chain, fan_out, join
     from questline.enqueue import enqueue_many
     from questline.handle import Handle
     from questline.stopping import StopRequest
@@ -68,7 +67,6 @@ __all__ = [
     "JobNotSucceeded",
     "MissingDependency",
     "NotInAttempt",
-    "NotSupported",
     "OptionInvalid",
     "QuestlineError",
     "ResultInvalid",
@@ -85,6 +83,7 @@ __all__ = [
     "enqueue_many",
     "fan_out",
     "job",
+    "join",
 ]
 
 _LAZY = {
@@ -94,6 +93,7 @@ _LAZY = {
     "FanOut": "chains",
     "chain": "chains",
     "fan_out": "chains",
+    "join": "chains",
     "enqueue_many": "enqueue",
     "Handle": "handle",
     "StopRequest": "stopping",

@@ -7,10 +7,13 @@ unknown spoils the attempt, because a child that nobody knows of could run, or o
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 from questline.errors import EnqueueError, EnqueueFateUnknown, NotInAttempt
 
 MAX_CHILDREN = 10_000
+MAX_GROUPS = 16
+"""Groups that an attempt can tell the number of; others are not waited for."""
 
 
 class Pending:
@@ -34,12 +37,42 @@ class Children:
         self._closed = False
         self._unique: dict[str, Pending] = {}
         self._unknown: str | None = None
+        self._in_group: dict[str, int] = {}
+        self._told_groups: dict[str, None] = {}
+        self._fan_outs = 0
 
     @property
     def total(self) -> int:
         """The highest accepted index + 1, as the envelope tells it."""
         with self._changed:
             return self._highest_accepted + 1
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """How many accepted children each group has, of those that were told of."""
+        with self._changed:
+            return {group: self._in_group.get(group, 0) for group in self._told_groups}
+
+    def tell_groups(self, groups: Iterable[str]) -> None:
+        """These groups have been named, or are waited for: the attempt's outcome will say how many each has.
+
+        Raises:
+            EnqueueError: there would be more than 16.
+        """
+        with self._changed:
+            told = {**self._told_groups, **dict.fromkeys(groups)}
+            if len(told) > MAX_GROUPS:
+                raise EnqueueError(
+                    f"an attempt may have {MAX_GROUPS} groups of children that are named or waited for, and "
+                    f"{list(told)[MAX_GROUPS]!r} would be one more: let each child enqueue a part of them"
+                )
+            self._told_groups = told
+
+    def group_of_fan_out(self) -> str:
+        """The name of a group for a fan-out that was given none."""
+        with self._changed:
+            self._fan_outs += 1
+            return f"fan-out-{self._fan_outs}"
 
     @property
     def unknown(self) -> str | None:
@@ -73,9 +106,11 @@ class Children:
             self._in_flight.update(indices)
             return indices
 
-    def accept(self, index: int) -> None:
-        """The child exists."""
+    def accept(self, index: int, group: str | None = None) -> None:
+        """The child exists, and is of that group."""
         with self._changed:
+            if group is not None:
+                self._in_group[group] = self._in_group.get(group, 0) + 1
             self._highest_accepted = max(self._highest_accepted, index)
             self._settle(index)
 

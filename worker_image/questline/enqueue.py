@@ -11,7 +11,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from questline import attempt as attempts
@@ -51,13 +51,17 @@ _ENQUEUE_ID = "questline.dev/enqueue-id"
 """Annotation by which a Job of a chosen name is known to be ours after a lost answer."""
 
 
-def enqueue(call: Call[R], *, after: Sequence[str] = ()) -> Handle[R]:
+def enqueue(call: Call[R], *, after: Sequence[Mapping[str, str]] = (), policy: str | None = None) -> Handle[R]:
     """Creates one Job; see `Task.enqueue` for what it raises.
 
     Args:
-        after: names of Jobs that must have succeeded first.
+        after: what must have ended first, as in spec.after.
+        policy: spec.afterPolicy, where it is not to be Succeeded.
     """
-    (handle,) = _create_all([call], after)
+    more: dict[str, Any] = {"after": list(after)} if after else {}
+    if policy is not None:
+        more["afterPolicy"] = policy
+    (handle,) = _create_all([call], more)
     return handle
 
 
@@ -70,13 +74,20 @@ def enqueue_many(calls: Iterable[Call[R]]) -> list[Handle[R]]:
         EnqueueError: one was refused; no more are created then, those before it stay.
         Besides: see `Task.enqueue`.
     """
-    return _create_all(list(calls), ())
+    return _create_all(list(calls), {})
 
 
-def fan_out_handles(calls: Iterable[Call[R]]) -> list[Handle[R]]:
-    """`enqueue_many`, inside an attempt only. Raises NotInAttempt elsewhere."""
-    attempts.current()
-    return enqueue_many(calls)
+def fan_out_handles(calls: Iterable[Call[R]]) -> tuple[list[Handle[R]], list[str]]:
+    """`enqueue_many`, inside an attempt only, and the groups that the children are of: their own, else a new one.
+
+    Raises:
+        NotInAttempt: no attempt runs here.
+    """
+    children = attempts.current()._children
+    all_calls = list(calls)
+    group = children.group_of_fan_out()
+    groups = list(dict.fromkeys(call.options.group or group for call in all_calls)) or [group]
+    return _create_all(all_calls, {}, group=group), groups
 
 
 class _Creator:
@@ -95,11 +106,14 @@ class _Creator:
 class _Children(_Creator):
     """Children of the running attempt."""
 
-    def __init__(self, attempt: Attempt) -> None:
-        self._attempt = attempt
+    def __init__(self, attempt: Attempt, group: str | None = None) -> None:
+        self._attempt, self._group = attempt, group
         self._path = API_PATH.format(namespace=attempt.job.namespace)
         self._transport = transport_of(attempt)
         self._pod_uid = pod_uid_of(attempt)
+
+    def tell_groups(self, groups: Iterable[str]) -> None:
+        self._attempt._children.tell_groups(groups)
 
     def reserve(self, count: int) -> list[int]:
         return self._attempt._children.reserve(count)
@@ -110,8 +124,11 @@ class _Children(_Creator):
     def create(self, call: Call[Any], spec: dict[str, Any], place: int) -> Handle[Any]:
         if "unique" not in spec:
             return self._post(call, spec, place, self._name(call, str(place)))
-        # One key makes one child of an attempt: its name is made of the key.
+        # One key makes one child of an attempt, or of each of its groups: its name is made of the key. In two groups
+        # it is two Jobs, of which one runs and the other counts as that one.
         key = call.key if call.key is not None else _canonical_digest(call.args)
+        group = self._group_of(call)
+        key = key if group is None else f"{key}\0{group}"
         digest = hashlib.sha256(f"{call.task.name}\0{key}".encode()).hexdigest()
         for length in (10, 16):
             name = self._name(call, digest[:length])
@@ -145,6 +162,9 @@ class _Children(_Creator):
             "podUID": self._pod_uid,
             "index": index,
         }
+        group = self._group_of(call)
+        if group is not None:
+            parent["group"] = group
         if not call.options.stage:
             parent["staged"] = False
         body = _manifest(name, job.namespace, {**spec, "parent": parent})
@@ -164,8 +184,11 @@ class _Children(_Creator):
         if answer.status not in (200, 201, 202, 409):
             children.release(index)
             _raise_refusal(call.task.name, name, answer)
-        children.accept(index)
+        children.accept(index, group)
         return self._handle(call, name)
+
+    def _group_of(self, call: Call[Any]) -> str | None:
+        return call.options.group or self._group
 
     def _name(self, call: Call[Any], suffix: str) -> str:
         return f"{slug(call.task.__name__)}-{self._pod_uid[:8]}-{suffix}"
@@ -230,17 +253,20 @@ class Roots(_Creator):
         return bool(annotations.get(_ENQUEUE_ID) == enqueue_id)
 
 
-def _create_all(calls: list[Call[Any]], after: Sequence[str]) -> list[Handle[Any]]:
-    specs = [call.spec() for call in calls]
-    creator = _creator()
-    for call, spec in zip(calls, specs, strict=True):
+def _create_all(calls: list[Call[Any]], more: Mapping[str, Any], *, group: str | None = None) -> list[Handle[Any]]:
+    specs = [{**call.spec(), **more} for call in calls]
+    creator = _creator(group)
+    named = [call.options.group for call in calls if call.options.group is not None]
+    if isinstance(creator, _Children):
+        creator.tell_groups(named)
+    elif named:
+        raise OptionInvalid(f"group is {named[0]!r}: groups are of an attempt's children; leave it out here")
+    for call in calls:
         if isinstance(creator, _Children) and call.options.name is not None:
             raise OptionInvalid(
                 f"name is {call.options.name!r}: inside an attempt Questline names the Jobs, so that a repeated "
                 "enqueue finds its own; leave name out"
             )
-        if after:
-            spec["after"] = [{"job": name} for name in after]
     places = creator.reserve(len(calls))
     if len(calls) == 1:
         return [creator.create(calls[0], specs[0], places[0])]
@@ -345,11 +371,11 @@ _outside: Roots | None = None
 _outside_lock = threading.Lock()
 
 
-def _creator() -> _Creator:
+def _creator(group: str | None) -> _Creator:
     global _outside
     attempt = attempts.active()
     if attempt is not None:
-        return _Children(attempt)
+        return _Children(attempt, group)
     with _outside_lock:
         if _outside is None:
             _outside = Roots(*_connect())

@@ -5,7 +5,7 @@ Each outcome is made here, from what the task returned or raised.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from questline.codec import CodecError, codec_for
@@ -84,8 +84,13 @@ def fatal(reason: str, error: BaseException, exit_code: int, *, message: str = "
     return Ending("Fatal", exit_code, reason, cut_line(message or _one_line(error)), error=_details(error))
 
 
-def envelope_of(ending: Ending, attempt: int, children: int) -> dict[str, Any]:
-    """The envelope, within all its limits. Fields without a value are left out, but a result of None is one."""
+def envelope_of(ending: Ending, attempt: int, children: int, groups: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """The envelope, within all its limits. Fields without a value are left out, but a result of None is one.
+
+    Args:
+        children: the highest accepted index + 1.
+        groups: how many of them each group has; names of 40 characters and 16 groups fit beside any result.
+    """
     envelope: dict[str, Any] = {"v": 1, "attempt": attempt, "outcome": ending.outcome}
     if ending.reason:
         envelope["reason"] = ending.reason
@@ -100,7 +105,7 @@ def envelope_of(ending: Ending, attempt: int, children: int) -> dict[str, Any]:
             envelope["error"]["traceback"] = cut_to_tail(ending.error["traceback"], TRACEBACK_LIMIT)
     if ending.delay_seconds is not None:
         envelope["delaySeconds"] = ending.delay_seconds
-    envelope["children"] = {"total": children, "groups": {}}
+    envelope["children"] = {"total": children, "groups": dict(groups or {})}
     _fit(envelope)
     return envelope
 

@@ -9,7 +9,6 @@
     ├── ResultInvalid            what a task returned cannot be kept
     ├── TaskNotFound             there is no such task in this image
     ├── NotInAttempt             this needs a running attempt, or may not be done in one
-    ├── NotSupported             an option that this version does not have yet
     ├── EnqueueError             the Job was not created ...
     │   ├── EnqueueRefused       ... the API server said no, and why
     │   ├── ApiUnavailable       ... it could not be reached, or was too busy, for as long as was tried
@@ -64,10 +63,6 @@ class TaskNotFound(QuestlineError):
 
 class NotInAttempt(QuestlineError):
     """The call needs a running attempt, or cannot be made inside one."""
-
-
-class NotSupported(QuestlineError):
-    """An option that the design names and this version does not have yet."""
 
 
 class EnqueueError(QuestlineError):

@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict, Union
 
 from questline.durations import Duration, seconds_of, whole_seconds_of
-from questline.errors import NotSupported, OptionInvalid
+from questline.errors import OptionInvalid
 
 if TYPE_CHECKING:
     from datetime import datetime
 
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _MAX_JOB_NAME = 50
+_MAX_GROUP_NAME = 40
 _MAX_DELAY_SECONDS = 366 * 86_400
 _MAX_WINDOW_SECONDS = 365 * 86_400
 
@@ -108,15 +109,6 @@ class Options(NamedTuple):
                 raise OptionInvalid("delay and run_at are both given: leave one of them out")
             options = options._replace(run_at=None) if "delay" in checked else options._replace(delay=None)
         return options
-
-    def refuse_unsupported(self) -> None:
-        """Options that the design names and this version does not have yet are refused, never ignored.
-
-        Raises:
-            NotSupported: group is given.
-        """
-        if self.group is not None:
-            raise NotSupported(f"the option group ({self.group!r}) is not supported yet: leave it out")
 
     def spec(self) -> dict[str, Any]:
         """The part of a Job's spec that does not depend on its args."""
@@ -267,7 +259,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "unique": _unique,
     "window": _seconds(1, _MAX_WINDOW_SECONDS),
     "concurrency_key": _text,
-    "group": _text,
+    "group": _dns_label(_MAX_GROUP_NAME),
     "name": _dns_label(_MAX_JOB_NAME),
     "stage": _flag,
 }

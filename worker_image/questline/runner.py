@@ -55,7 +55,7 @@ def run() -> int:
     unknown = attempt._children.unknown
     if unknown is not None and ending.outcome == "Succeeded":
         ending = failed(EnqueueFateUnknown(unknown))
-    envelope = envelope_of(ending, attempt.attempt, attempt._children.total)
+    envelope = envelope_of(ending, attempt.attempt, attempt._children.total, attempt._children.groups)
     write_termination_message(envelope)
     report(attempt, envelope)
     _log(ending, raised)

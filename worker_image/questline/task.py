@@ -63,12 +63,7 @@ class Call(Generic[R_co]):
         return f"<call of {self.task.name} with {', '.join(self.args) or 'no args'}>"
 
     def spec(self) -> dict[str, Any]:
-        """The Job's spec, without its parent and what it comes after.
-
-        Raises:
-            NotSupported: an option that this version does not have yet.
-        """
-        self.options.refuse_unsupported()
+        """The Job's spec, without its parent and what it comes after."""
         spec = {"task": self.task.name, **self.options.spec()}
         if self.args:
             spec["args"] = self.args
@@ -150,7 +145,6 @@ class Task(Generic[P, C, R]):
 
         Raises:
             ArgsInvalid: see `call`.
-            NotSupported: an option that this version does not have yet.
             EnqueueError: the API server refused it, or could not be reached for 30 s.
             EnqueueFateUnknown: inside an attempt, no answer came for 30 s; the attempt has failed.
         """
@@ -247,8 +241,8 @@ def job(function: Any = None, /, **options: Any) -> Any:
         name: the Job's name, outside an attempt.
         retry_on: only these errors are retried.
         no_retry_on: these errors are not retried.
+        group: the group of children that a child is of, for `join`; inside an attempt only.
         concurrency_key: where the queue has perKeyConcurrency, at most so many attempts of a key run at once.
-        group: not supported yet.
 
     Durations are seconds, a text like "1h30m", or a timedelta.
 

@@ -21,6 +21,7 @@ from questline_operator.core.outcomes import Outcome, outcome_of, start_timeout
 from questline_operator.core.overlap import gate_of_replaced
 from questline_operator.core.podspec import fault_of_args
 from questline_operator.core.records import DEFAULT_QUEUE, Job, Pod
+from questline_operator.core.rerun import runs_again
 from questline_operator.core.states import OutcomeKind, Reason, State
 from questline_operator.core.times import parse_time
 from questline_operator.core.transitions import Change
@@ -83,8 +84,10 @@ def next_step(world: World, job: Job, now: float, *, epoch: int | None) -> Step:
     stray = _pod_to_delete(world, job, now)
     if isinstance(stray, DeletePod):
         return stray
-    if job.deleting or job.terminal:
+    if job.deleting:
         return stray
+    if job.terminal:
+        return WriteStatus(transitions.arm(job, now)) if runs_again(world, job) else stray
     if job.active:
         return _step_of_attempt(world, job, now, epoch)
     step = _step_of_waiting(world, job, now)

@@ -5,7 +5,7 @@ Everything is computed from spec.parent and checked against the parent's record,
 
 from dataclasses import dataclass
 
-from questline_operator.core.records import Job
+from questline_operator.core.records import Job, Json
 from questline_operator.core.settings import default_worker
 from questline_operator.core.states import Reason, State
 from questline_operator.core.times import parse_time
@@ -22,19 +22,23 @@ class Skip:
     reason: Reason
     message: str
     duplicate_of: str | None = None
+    upstream: Job | None = None
+    """The Job for whose end it is skipped: once that one runs again, so may this."""
 
 
 @dataclass(frozen=True)
 class Hold:
     """The Job does not run now; ``until`` is the moment (seconds since the epoch) at which that may end by itself.
 
-    ``passing`` marks what the operator itself is about to end, so that a reason for people is not written at once.
+    ``passing`` marks what the operator itself is about to end, so that a reason for people is not written at once;
+    ``watched`` is the resourceVersion that the watch of Jobs must have come to.
     """
 
     reason: Reason
     message: str
     until: float | None = None
     passing: bool = False
+    watched: int | None = None
 
 
 def root_of(world: World, job: Job) -> str:
@@ -131,8 +135,8 @@ def _gate_of_attempt(parent: Job, job: Job) -> Skip | Hold | None:
             f"spec.parent.podUID is {job.parent.pod_uid}, but attempt {number} of {parent.name} ran as another pod",
         )
     if number in parent.succeeded_attempts:
-        total = parent.status.get("children", {}).get("total")
-        if number == max(parent.succeeded_attempts) and total is not None and job.parent.index >= total:
+        total = children_of_attempt(parent, number).get("total")
+        if total is not None and job.parent.index >= total:
             return Skip(
                 Reason.LATE_CHILD,
                 f"its index {job.parent.index} is not among the {total} children that {parent.name} reported",
@@ -147,6 +151,15 @@ def _gate_of_attempt(parent: Job, job: Job) -> Skip | Hold | None:
     if number > parent.attempt:
         return Skip(Reason.PARENT_GONE, f"attempt {number} of its parent {parent.name} never existed")
     return Skip(Reason.PARENT_FAILED, f"attempt {number} of its parent {parent.name} did not succeed")
+
+
+def children_of_attempt(parent: Job, number: int) -> Json:
+    """What that attempt said of its children, ``{total, groups}``; {} where that is not known any more."""
+    attempts = parent.status.get("attempts", ())
+    last_ended = attempts[-1]["number"] if attempts else max(parent.succeeded_attempts, default=0)
+    holder: Json = parent.status if number == last_ended else parent.recorded_attempt(number) or {}
+    children: Json = holder.get("children", {})
+    return children
 
 
 def _gate_of_rights(world: World, parent: Job, job: Job) -> Skip | None:
@@ -173,10 +186,12 @@ def _gate_of_rights(world: World, parent: Job, job: Job) -> Skip | None:
 
 
 def released_at(world: World, job: Job) -> float:
-    """When it became eligible: its creation, or for a staged child the success of its parent's attempt."""
+    """When it became eligible: its creation, for a staged child the success of its parent's attempt, for one that was
+    made to run again that moment."""
+    first = max(job.created_at, job.armed_at or 0.0)
     parent = world.parent_of(job)
     if parent is None or job.parent is None or not job.parent.staged:
-        return job.created_at
+        return first
     entry = parent.recorded_attempt(job.parent.attempt)
     released = parse_time(entry["finishedAt"]) if entry and entry.get("finishedAt") else parent.finished_at
-    return max(job.created_at, released or job.created_at)
+    return max(first, released or first)

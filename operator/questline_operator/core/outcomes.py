@@ -15,6 +15,8 @@ MESSAGE_LIMIT = 512
 RESULT_LIMIT = 3_072
 ERROR_LIMITS = {"type": 128, "message": 1_024, "traceback": 1_536}
 MAX_CHILDREN = 10_000
+MAX_GROUPS = 16
+_GROUP_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 MAX_DELAY_SECONDS = 366 * 86_400
 """A longer delay of an envelope counts as this one: it would name a moment beyond any calendar."""
 
@@ -136,10 +138,7 @@ def _of_envelope(envelope: Json, pod: Pod | None, *, reported: bool) -> Outcome:
         result=result,
         error=_error(envelope.get("error")),
         delay_seconds=min(max(0.0, float(delay)), MAX_DELAY_SECONDS) if _is_number(delay) else None,
-        children={
-            "total": min(total, MAX_CHILDREN) if type(total) is int and total > 0 else 0,
-            "groups": {},
-        },
+        children={"total": _child_count(total), "groups": _groups(children)},
         exit_code=pod.exit_code if pod else None,
         reported=reported,
     )
@@ -148,6 +147,18 @@ def _of_envelope(envelope: Json, pod: Pod | None, *, reported: bool) -> Outcome:
         message = f"the result is {fault}: store it and return its id"
         return replace(outcome, kind=OutcomeKind.FATAL, reason=Reason.RESULT_INVALID, message=message, result=None)
     return outcome
+
+
+def _child_count(value: object) -> int:
+    return min(value, MAX_CHILDREN) if type(value) is int and value > 0 else 0
+
+
+def _groups(children: object) -> dict[str, int]:
+    """The groups of children and how many each has, as far as they are well formed."""
+    groups = children.get("groups") if isinstance(children, dict) else None
+    named = groups.items() if isinstance(groups, dict) else ()
+    told = [(name, _child_count(count)) for name, count in named if _GROUP_NAME.fullmatch(str(name))]
+    return dict(told[:MAX_GROUPS])
 
 
 def _fault_of_result(result: Any) -> str:

@@ -44,6 +44,7 @@ def payload(
     depth: int,
     worker: str | None,
     max_attempts: int,
+    inputs: Json | None,
 ) -> str:
     """What the SDK reads in the pod, as compact JSON (design 3, Payload)."""
     spec = job.spec
@@ -64,7 +65,7 @@ def payload(
             "attempt": attempt,
             "isLastAttempt": is_last_attempt,
             "args": spec.get("args", {}),
-            "inputs": None,
+            "inputs": inputs,
             "parent": spec.get("parent"),
             "traceparent": None,
         },

@@ -16,6 +16,8 @@ from questline_operator.core.times import parse_time
 Json = Mapping[str, Any]
 Key = tuple[str, str]
 """(namespace, name)."""
+GroupKey = tuple[str, str, int, str, str]
+"""(namespace, the parent's UID, its attempt, that attempt's pod's UID, the group's name)."""
 
 GROUP = "questline.dev"
 LABEL_JOB = f"{GROUP}/job"
@@ -51,6 +53,15 @@ class Parent:
     pod_uid: str
     index: int
     staged: bool
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Dependency:
+    """One entry of spec.after: ``kind`` is job, group or tree."""
+
+    kind: str
+    name: str
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,15 @@ class Unique:
     key: str | None
     scope: str
     window_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """The Job for whose end another one was Skipped (UpstreamFailed), and how often it had ended by then."""
+
+    name: str
+    uid: str
+    finishes: int
 
 
 @dataclass(frozen=True)
@@ -95,11 +115,18 @@ class Job:
     succeeded_attempts: Sequence[int]
     parent: Parent | None
     unique: Unique | None
-    after: Sequence[str]
+    after: Sequence[Dependency]
     cancel: bool
     suspend: bool
     priority: int
     run_at: float | None
+    rerun: int = 0
+    observed_rerun: int = 0
+    armed_at: float | None = None
+    """When it was last made to run again after an end; None where it never was."""
+    armed_attempt: int = 0
+    """Its number of attempts at that moment: later ones are of the present run."""
+    upstream: Upstream | None = None
     claim_unconfirmed: bool = False
     """The operator has sent this claim and has no answer yet: it counts, but nothing may follow from it."""
 
@@ -108,6 +135,7 @@ class Job:
         """A record of the API's JSON, which has passed the CRD's schema."""
         meta, spec, status = raw["metadata"], raw["spec"], raw.get("status", {})
         parent, unique = spec.get("parent"), spec.get("unique")
+        armed, upstream = status.get("armed", {}), status.get("upstream")
         return cls(
             raw=raw,
             namespace=meta["namespace"],
@@ -135,15 +163,21 @@ class Job:
                 parent["podUID"],
                 parent["index"],
                 parent.get("staged", True),
+                parent.get("group"),
             ),
             unique=None
             if unique is None
             else Unique(unique.get("key"), unique.get("scope", "Alive"), unique.get("windowSeconds")),
-            after=tuple(item["job"] for item in spec.get("after", ())),
+            after=tuple(Dependency(kind, name) for item in spec.get("after", ()) for kind, name in item.items()),
             cancel=spec.get("cancel", False),
             suspend=spec.get("suspend", False),
             priority=spec.get("priority", 0),
             run_at=_time(spec.get("runAt")),
+            rerun=spec.get("rerun", 0),
+            observed_rerun=status.get("observedRerun", 0),
+            armed_at=_time(armed.get("at")),
+            armed_attempt=armed.get("attempt", 0),
+            upstream=upstream and Upstream(upstream["name"], upstream["uid"], upstream["finishes"]),
         )
 
     @property
@@ -175,12 +209,6 @@ class Job:
         return self.namespace, self.queue
 
     @property
-    def rerun(self) -> int:
-        """How often a person asked for it to run again."""
-        number: int = self.spec.get("rerun", 0)
-        return number
-
-    @property
     def concurrency_key(self) -> str:
         """spec.key, of which the queue runs at most perKeyConcurrency; "" for none."""
         key: str = self.spec.get("key", "")
@@ -190,6 +218,23 @@ class Job:
     def is_task(self) -> bool:
         """Whether the SDK runs it (a task) or the kubelet alone does (a command)."""
         return "task" in self.spec
+
+    @property
+    def after_policy(self) -> str:
+        """What must have become of the Jobs in `after`: Succeeded or Finished."""
+        policy: str = self.spec.get("afterPolicy", "Succeeded")
+        return policy
+
+    @property
+    def group(self) -> GroupKey | None:
+        """The group of children that it is of, or None."""
+        return self.group_beside(self.parent.group) if self.parent and self.parent.group else None
+
+    def group_beside(self, name: str) -> GroupKey | None:
+        """The group of that name among the children of the attempt that enqueued this Job; None without a parent."""
+        if self.parent is None:
+            return None
+        return self.namespace, self.parent.uid, self.parent.attempt, self.parent.pod_uid, name
 
     @property
     def duplicate_of(self) -> str:
@@ -211,6 +256,16 @@ class Job:
     def admitted(self) -> bool:
         """It was claimed at least once."""
         return self.attempt > 0
+
+    @property
+    def claimed_in_this_run(self) -> bool:
+        """It was claimed since it was created, or since it was last made to run again."""
+        return self.attempt > self.armed_attempt
+
+    @property
+    def rerun_due(self) -> bool:
+        """It has ended, and its rerun was raised since that was last acted on."""
+        return self.terminal and self.rerun > self.observed_rerun
 
     @property
     def order(self) -> tuple[float, int, str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from questline_operator.core import settings
+from questline_operator.core.dependencies import needs
 from questline_operator.core.records import Job, Key, Pod
 from questline_operator.core.schedule import Schedule
 from questline_operator.core.states import OutcomeKind
@@ -21,7 +22,7 @@ def expired_jobs(world: World, queue: Key, now: float) -> Iterator[Job]:
         over_number = place >= limit
         if not over_number and now < (job.finished_at or now) + ttl:
             continue
-        if job.deleting or still_needed(world, job, now):
+        if job.deleting or job.rerun_due or still_needed(world, job, now):
             continue
         if over_number or now >= _last_finish(world, job) + ttl:
             yield job
@@ -30,16 +31,18 @@ def expired_jobs(world: World, queue: Key, now: float) -> Iterator[Job]:
 def still_needed(world: World, job: Job, now: float) -> bool:
     """Whether an unfinished descendant, an `after` or a unique rival still needs the record."""
     return (
-        any(not dependant.terminal for dependant in world.dependants_of(job.key))
-        or any(
-            not dependant.terminal
-            for duplicate in world.duplicates_of(job.key)
-            for dependant in world.dependants_of(duplicate.key)
-        )
+        any(not waiter.terminal for waiter in needs(world, job))
+        or _group_is_open(world, job)
         or any(not descendant.terminal for descendant in world.descendants_of(job))
         or still_compared(world, job, now)
         or ((schedule := world.schedule_of(job)) is not None and _may_be_made_again(schedule, job))
     )
+
+
+def _group_is_open(world: World, job: Job) -> bool:
+    """Whether the attempt that enqueued it runs, and may yet enqueue what waits for its group."""
+    parent = world.parent_of(job) if job.group is not None else None
+    return parent is not None and job.parent is not None and parent.active and parent.attempt == job.parent.attempt
 
 
 def _may_be_made_again(schedule: Schedule, job: Job) -> bool:
@@ -48,7 +51,7 @@ def _may_be_made_again(schedule: Schedule, job: Job) -> bool:
 
 def _last_finish(world: World, job: Job) -> float:
     """When the last of those that needed it finished, itself included: TTLs run from there."""
-    users = [job, *world.descendants_of(job), *world.dependants_of(job.key)]
+    users = [job, *world.descendants_of(job), *needs(world, job)]
     return max(user.finished_at or user.created_at for user in users)
 
 

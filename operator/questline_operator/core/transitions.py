@@ -37,6 +37,7 @@ def claim(world: World, job: Job, *, now: float) -> Change:
         "startedAt": format_time(now),
         "nextAttemptAt": None,
         "report": None,
+        **_rerun_observed(job),
         **_observed(job),
     }
 
@@ -76,6 +77,8 @@ def skip(job: Job, verdict: Skip, now: float) -> Change:
     return {
         **_finish(job, State.SKIPPED, verdict.reason, verdict.message, now),
         "duplicateOf": verdict.duplicate_of,
+        "upstream": verdict.upstream
+        and {"name": verdict.upstream.name, "uid": verdict.upstream.uid, "finishes": verdict.upstream.finishes},
     }
 
 
@@ -87,6 +90,35 @@ def fail_unstarted(job: Job, reason: Reason, message: str, now: float) -> Change
 def cancel(job: Job, reason: Reason, message: str, now: float) -> Change:
     """Waiting -> Canceled."""
     return _finish(job, State.CANCELED, reason, message, now)
+
+
+def arm(job: Job, now: float) -> Change:
+    """Ended -> Waiting, with its failures at 0: its rerun was raised, or the Job that it was Skipped for runs again."""
+    return {
+        "state": State.WAITING,
+        "reason": None,
+        "message": None,
+        "failures": 0,
+        "armed": {"at": format_time(now), "attempt": job.attempt},
+        "observedRerun": max(job.rerun, job.observed_rerun),
+        "attempts": _with_children(job),
+        "duplicateOf": None,
+        "upstream": None,
+        "nextAttemptAt": None,
+        "startedAt": None,
+        "conditions": _conditions(job, "Rerun", "it runs again", now, finished=False, succeeded=False),
+        **_observed(job),
+    }
+
+
+def _with_children(job: Job) -> list[Any] | None:
+    """status.attempts, whose last entry takes status.children over: the next attempt's would replace them, while those
+    of a success are still looked at."""
+    attempts = [*job.status.get("attempts", ())]
+    children = job.status.get("children", {})
+    if attempts and attempts[-1]["outcome"] == OutcomeKind.SUCCEEDED and children.get("total"):
+        attempts[-1] = {**attempts[-1], "children": children}
+    return attempts or None
 
 
 def end_attempt(
@@ -158,30 +190,40 @@ def _wait_again(
 
 
 def _finish(job: Job, state: State, reason: str | None, message: str | None, now: float) -> dict[str, Any]:
-    moment = format_time(now)
-    whole_seconds = moment[:19] + "Z"
-    succeeded = "True" if state is State.SUCCEEDED else "False"
-
-    def condition(kind: str, status: str) -> dict[str, Any]:
-        return {
-            "type": kind,
-            "status": status,
-            "reason": reason or str(state),
-            "message": message or "",
-            "lastTransitionTime": whole_seconds,
-            "observedGeneration": job.raw["metadata"].get("generation", 1),
-        }
-
+    succeeded = state is State.SUCCEEDED
     return {
         "state": state,
         "reason": reason,
         "message": message,
-        "finishedAt": moment,
+        "finishedAt": format_time(now),
         "finishes": job.finishes + 1,
         "nextAttemptAt": None,
-        "conditions": [condition("Finished", "True"), condition("Succeeded", succeeded)],
+        "conditions": _conditions(job, reason or str(state), message or "", now, finished=True, succeeded=succeeded),
+        **_rerun_observed(job),
         **_observed(job),
     }
+
+
+def _conditions(
+    job: Job, reason: str, message: str, now: float, *, finished: bool, succeeded: bool
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": kind,
+            "status": str(status),
+            "reason": reason,
+            "message": message,
+            "lastTransitionTime": format_time(now)[:19] + "Z",
+            "observedGeneration": job.raw["metadata"].get("generation", 1),
+        }
+        for kind, status in (("Finished", finished), ("Succeeded", succeeded))
+    ]
+
+
+def _rerun_observed(job: Job) -> dict[str, Any]:
+    """A rerun that was raised before the first claim asks for the run that is about to begin, not for one more."""
+    due = job.rerun > job.observed_rerun and not job.claimed_in_this_run
+    return {"observedRerun": job.rerun} if due else {}
 
 
 def _sentence(outcome: Outcome) -> str:

@@ -23,12 +23,15 @@ def gate_of_uniqueness(world: World, job: Job, now: float) -> Skip | Hold | None
     """What its rivals say of a Job that could run now: a duplicate of an admitted one, behind another, or None.
 
     The winner is the one claimed already, else the first by (creationTimestamp, parent.index, name) of those that
-    could run now. A duplicate is Skipped only once its winner's claim is written.
+    could run now. A duplicate is Skipped only once its winner's claim is written. A Job that has run and is to run
+    again is nobody's duplicate any more: it waits until no other of its key runs.
     """
     key = world.unique_key(job)
-    if key is None or job.admitted:
+    if key is None or job.claimed_in_this_run:
         return None
     winner = _winner_over(world, job, key)
+    if winner is not None and job.admitted:
+        return Hold(Reason.AT_CONCURRENCY_LIMIT, f"waits for Job {winner.name}, of the same unique key, to end")
     if winner is not None and winner.claim_unconfirmed:
         return Hold(
             Reason.AT_CONCURRENCY_LIMIT,
@@ -51,7 +54,11 @@ def gate_of_uniqueness(world: World, job: Job, now: float) -> Skip | Hold | None
 def _winner_over(world: World, job: Job, key: UniqueKey) -> Job | None:
     """The Job, claimed already, whose duplicate it is."""
     own_ancestors: set[str] | None = None
+    if job.admitted and job.unique is not None and job.unique.scope == WINDOW:
+        return None  # it was the one of its window already
     for winner in world.admitted_rivals(key):
+        if winner.uid == job.uid:
+            continue
         if _is_duplicate_of(world, job, winner):
             if own_ancestors is None:
                 own_ancestors = {ancestor.uid for ancestor in ancestors(world, job)}
@@ -73,8 +80,10 @@ def could_run(world: World, job: Job, now: float) -> bool:
         or (job.run_at is not None and job.run_at > now)
         or job.queue_key not in world.queues
         or canceled_ancestor(world, job) is not None
-        or gate_of_parent(world, job) is not None
-        or gate_of_dependencies(world, job) is not None
+        or (
+            not job.admitted
+            and (gate_of_parent(world, job) is not None or gate_of_dependencies(world, job) is not None)
+        )
         or gate_of_replaced(world, job) is not None
     )
 
@@ -107,10 +116,12 @@ def _window_of(job: Job, winner: Job) -> float:
 
 def _is_duplicate_of(world: World, job: Job, winner: Job) -> bool:
     assert job.unique is not None
+    if job.admitted:
+        return winner.claimed_in_this_run and not winner.terminal
     if job.unique.scope == WINDOW:
         # "At most one admitted Job in windowSeconds from the winner's creationTimestamp", which has whole seconds.
         return released_at(world, job) < winner.created_at + _window_of(job, winner)
-    if not winner.terminal or winner.finished_at is None:
+    if winner.finished_at is None or (winner.claimed_in_this_run and not winner.terminal):
         return True
     return _became_eligible_before(world, job, winner, winner.finished_at)
 

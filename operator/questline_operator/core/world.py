@@ -10,8 +10,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from questline_operator.core.canonical import canonical_digest
-from questline_operator.core.records import Job, Key, Pod, Queue, Tick, Worker
+from questline_operator.core.records import GroupKey, Job, Key, Pod, Queue, Tick, Worker
 from questline_operator.core.schedule import Schedule
+from questline_operator.core.states import State
+from questline_operator.core.tallies import Standing, Tally, Tree, Trees, counts, standing_of
 
 UniqueKey = tuple[str, str, str]
 """(namespace, task or command, key)."""
@@ -34,6 +36,9 @@ class World:
         self.pods: dict[Key, Pod] = {}
         self.schedules: dict[Key, Schedule] = {}
         self.terminating_namespaces: set[str] = set()
+        self.watched: int | None = None
+        """Up to which resourceVersion every Job is known: the answers of our own writes are ahead of the watch, and
+        what they show to have ended may have children that were not seen yet. None: what is here is all."""
         self._children: defaultdict[str, dict[Key, None]] = defaultdict(dict)
         self._dependants: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
         self._duplicates: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
@@ -47,6 +52,11 @@ class World:
         self._unclaimed: defaultdict[UniqueKey, list[tuple[tuple[float, int, str], Key]]] = defaultdict(list)
         self._admitted: defaultdict[UniqueKey, dict[Key, None]] = defaultdict(dict)
         self._unique_key: dict[str, UniqueKey] = {}
+        self._groups: defaultdict[GroupKey, Tally] = defaultdict(Tally)
+        self._group_dependants: defaultdict[GroupKey, dict[Key, None]] = defaultdict(dict)
+        self._tree_dependants: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
+        self._skipped_for: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
+        self._trees = Trees()
         self._jobs_of_schedule: defaultdict[str, dict[Key, None]] = defaultdict(dict)
         self._replacing: defaultdict[str, list[tuple[float, Key]]] = defaultdict(list)
         self._schedule_of_uid: dict[str, Key] = {}
@@ -59,9 +69,13 @@ class World:
         if old is not None:
             self._unindex_job(old)
             if old.uid != job.uid:
-                self._unique_key.pop(old.uid, None)
+                self._forget(old)
         self.jobs[job.key] = job
         self._index_job(job)
+        if old is None or old.uid != job.uid:
+            self._join_trees(job)
+        self._count(job)
+        self._fell_needless_trees(job)
         return old
 
     def remove_job(self, key: Key) -> Job | None:
@@ -69,8 +83,13 @@ class World:
         job = self.jobs.pop(key, None)
         if job is not None:
             self._unindex_job(job)
-            self._unique_key.pop(job.uid, None)
+            self._forget(job)
         return job
+
+    def _forget(self, job: Job) -> None:
+        self._unique_key.pop(job.uid, None)
+        self._leave(job)
+        self._fell_needless_trees(job)
 
     def open_attempt(self, job: Job) -> Job | None:
         """The Job as it is now, where the attempt of this record is still its open one; else None."""
@@ -100,12 +119,66 @@ class World:
                 stack.extend(self.children_of(child))
 
     def dependants_of(self, key: Key) -> list[Job]:
-        """The Jobs whose `after` names this one."""
+        """The Jobs whose `after` names this one, itself or as the root of a tree."""
         return [self.jobs[dependant] for dependant in self._dependants.get(key, ())]
 
     def duplicates_of(self, key: Key) -> list[Job]:
         """The Jobs that ended Skipped as duplicates of this one."""
         return [self.jobs[duplicate] for duplicate in self._duplicates.get(key, ())]
+
+    def all_duplicates_of(self, job: Job) -> list[Job]:
+        """The Jobs that count as this one: its duplicates, theirs, and so on."""
+        found, seen, stack = [], {job.key}, [job.key]
+        while stack:
+            for duplicate in self._duplicates.get(stack.pop(), ()):
+                if duplicate not in seen:
+                    seen.add(duplicate)
+                    found.append(self.jobs[duplicate])
+                    stack.append(duplicate)
+        return found
+
+    def original_of(self, job: Job) -> Job:
+        """The Job that it counts as: itself, but for a Duplicate the one that ran in its place, as far as known."""
+        seen = {job.key}
+        while job.state is State.SKIPPED and job.duplicate_of:
+            original = self.jobs.get((job.namespace, job.duplicate_of))
+            if original is None or original.key in seen:
+                break
+            job = original
+            seen.add(job.key)
+        return job
+
+    # Groups and trees
+
+    def group(self, key: GroupKey) -> Tally:
+        """The children of one attempt that are of this group."""
+        return self._groups[key] if key in self._groups else Tally()
+
+    def group_dependants(self, key: GroupKey | None) -> list[Job]:
+        """The Jobs whose `after` names that group."""
+        return [self.jobs[dependant] for dependant in self._group_dependants.get(key, ())] if key else []
+
+    def tree(self, root: Job) -> Tally:
+        """The Job and its descendants. Counted from the first question on, while a Job waits for that tree."""
+        tree = self._trees.get(root.uid)
+        return tree.tally if tree is not None else self._count_tree(root)
+
+    def trees_of(self, job: Job) -> list[Tree]:
+        """The trees that were asked for and that it is in."""
+        return self._trees.of(job)
+
+    def tree_dependants(self, root: Key) -> list[Job]:
+        """The Jobs whose `after` names the tree of that Job."""
+        return [self.jobs[dependant] for dependant in self._tree_dependants.get(root, ())]
+
+    def skipped_for(self, key: Key) -> list[Job]:
+        """The Jobs that were Skipped (UpstreamFailed) for an end of that one."""
+        return [self.jobs[dependant] for dependant in self._skipped_for.get(key, ())]
+
+    @property
+    def has_tree_dependants(self) -> bool:
+        """Whether any Job waits for a tree."""
+        return bool(self._tree_dependants)
 
     def unfinished_of_queue(self, queue: Key) -> list[Job]:
         """Its Jobs that are not terminal."""
@@ -143,7 +216,7 @@ class World:
         return known
 
     def unclaimed_rivals(self, key: UniqueKey) -> list[Job]:
-        """The Jobs of that key that were never claimed and are not terminal, first come first."""
+        """The Jobs of that key that are neither terminal nor claimed in their present run, first come first."""
         return [self.jobs[job] for _, job in self._unclaimed.get(key, ())]
 
     def admitted_rivals(self, key: UniqueKey) -> list[Job]:
@@ -255,15 +328,81 @@ class World:
         pod = self.attempt_pod(job)
         return pod is None or pod.live
 
+    # Where the Jobs of groups and trees stand
+
+    def _count(self, job: Job) -> None:
+        """Count it where it stands now, and those that count as it."""
+        self._count_one(job)
+        self._count_duplicates_of(job)
+
+    def _count_duplicates_of(self, job: Job) -> None:
+        if job.key in self._duplicates:
+            for duplicate in self.all_duplicates_of(job):
+                self._count_one(duplicate)
+
+    def _count_one(self, job: Job) -> None:
+        tallies = [tree.tally for tree in self._trees.of(job)]
+        if job.group is not None:
+            tallies.append(self._groups[job.group])
+        for tally in tallies:
+            tally.put(job.key, self._standing(job))
+
+    def _standing(self, job: Job) -> Standing | None:
+        return standing_of(self.original_of(job)) if counts(job) else None
+
+    def _leave(self, job: Job) -> None:
+        """It is gone: so it is counted no more, and what it had enqueued is of no tree above it."""
+        if job.group is not None and job.group in self._groups:
+            self._groups[job.group].put(job.key, None)
+            if not self._groups[job.group]:
+                del self._groups[job.group]
+        for tree in self._trees.leave(job):
+            if self._children.get(job.uid):
+                self._count_tree_again(tree)
+        self._count_duplicates_of(job)
+
+    def _join_trees(self, job: Job) -> None:
+        """A new Job is of its parent's trees. One whose children came before it brings them along."""
+        for tree in self._trees.join(job):
+            if self._children.get(job.uid):
+                self._count_tree_again(tree)
+
+    def _count_tree(self, root: Job) -> Tally:
+        return self._trees.plant(root, [root, *self.descendants_of(root)], self._standing)
+
+    def _count_tree_again(self, tree: Tree) -> None:
+        self._trees.fell(tree.uid)
+        root = self.jobs.get(tree.root)
+        if root is not None and root.uid == tree.uid:
+            self._count_tree(root)
+
+    def _fell_needless_trees(self, waiter: Job) -> None:
+        """One that was claimed, has ended or is gone asks no more."""
+        if waiter.key in self.jobs and not (waiter.terminal or waiter.admitted):
+            return
+        for dependency in waiter.after:
+            root = self.jobs.get((waiter.namespace, dependency.name)) if dependency.kind == "tree" else None
+            if root is not None and all(one.terminal or one.admitted for one in self.tree_dependants(root.key)):
+                self._trees.fell(root.uid)
+
     # Indexes
 
     def _index_job(self, job: Job) -> None:
         if job.parent is not None:
             self._children[job.parent.uid][job.key] = None
-        for name in job.after:
-            self._dependants[job.namespace, name][job.key] = None
+        for dependency in job.after:
+            named = (job.namespace, dependency.name)
+            group = job.group_beside(dependency.name)
+            if dependency.kind != "group":
+                self._dependants[named][job.key] = None
+            elif group is not None:
+                self._group_dependants[group][job.key] = None
+            if dependency.kind == "tree":
+                self._tree_dependants[named][job.key] = None
         if job.duplicate_of:
             self._duplicates[job.namespace, job.duplicate_of][job.key] = None
+        if job.upstream is not None:
+            self._skipped_for[job.namespace, job.upstream.name][job.key] = None
         if job.tick is not None:
             self._jobs_of_schedule[job.tick.schedule_uid][job.key] = None
             if job.tick.replaces:
@@ -277,16 +416,25 @@ class World:
         if unique is not None:
             if job.admitted:
                 self._admitted[unique][job.key] = None
-            elif not job.terminal:
+            if not job.terminal and not job.claimed_in_this_run:
                 bisect.insort(self._unclaimed[unique], (job.order, job.key))
 
     def _unindex_job(self, job: Job) -> None:
         if job.parent is not None:
             _discard(self._children, job.parent.uid, job.key)
-        for name in job.after:
-            _discard(self._dependants, (job.namespace, name), job.key)
+        for dependency in job.after:
+            named = (job.namespace, dependency.name)
+            group = job.group_beside(dependency.name)
+            if dependency.kind != "group":
+                _discard(self._dependants, named, job.key)
+            elif group is not None:
+                _discard(self._group_dependants, group, job.key)
+            if dependency.kind == "tree":
+                _discard(self._tree_dependants, named, job.key)
         if job.duplicate_of:
             _discard(self._duplicates, (job.namespace, job.duplicate_of), job.key)
+        if job.upstream is not None:
+            _discard(self._skipped_for, (job.namespace, job.upstream.name), job.key)
         if job.tick is not None:
             _discard(self._jobs_of_schedule, job.tick.schedule_uid, job.key)
             if job.tick.replaces:

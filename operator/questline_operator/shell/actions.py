@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 from questline_operator.core import settings
+from questline_operator.core.inputs import inputs_of
 from questline_operator.core.lineage import depth_of, root_of, uses_worker, worker_name
 from questline_operator.core.podspec import attempt_pod, payload
 from questline_operator.core.records import DEFAULT_QUEUE, Job, Pod
@@ -174,6 +175,7 @@ class Actions:
             depth=depth_of(world, job),
             worker=None if worker is None else name,
             max_attempts=limit,
+            inputs=inputs_of(world, job),
         )
         return attempt_pod(
             job,

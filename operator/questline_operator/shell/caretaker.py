@@ -13,7 +13,7 @@ from questline_operator.core.states import State
 from questline_operator.core.times import format_time
 from questline_operator.core.world import World
 from questline_operator.shell.actions import Actions
-from questline_operator.shell.api import JOBS, PODS, QUEUES, WORKERS, Api, ApiError, NoAnswerError, Resource
+from questline_operator.shell.api import PODS, QUEUES, WORKERS, Api, ApiError, NoAnswerError, Resource
 from questline_operator.shell.clock import Clock
 from questline_operator.shell.controller import Controller
 from questline_operator.shell.writer import Writer
@@ -170,7 +170,7 @@ class Caretaker:
     def _seen_by_watch(self, job: Job) -> bool:
         """Whether the watch is as far as the records of the Job and its descendants, some of which answers may have
         brought: only then every child that they have is known."""
-        watched = self._controller.store.watched.get(JOBS, 0)
+        watched = self._world.watched or 0
         return all(one.resource_version <= watched for one in (job, *self._world.descendants_of(job)))
 
     async def _delete(self, *, jobs: list[Job], pods: list[Pod]) -> None:

@@ -6,6 +6,7 @@ from the moment they are sent, so that a queue's concurrency holds whatever is u
 """
 
 import asyncio
+import heapq
 import logging
 from collections import Counter
 from collections.abc import Coroutine
@@ -23,6 +24,7 @@ from questline_operator.core.decide import (
     WriteStatus,
     next_step,
 )
+from questline_operator.core.dependencies import whose_turn_may_come
 from questline_operator.core.limits import WAITS_FOR_A_START
 from questline_operator.core.lineage import Hold, ancestors
 from questline_operator.core.records import Job, Key, Pod, Queue, Worker
@@ -70,6 +72,7 @@ class Controller:
                 worker=self._worker_changed,
                 schedule=self._schedule_changed,
                 namespace=self._namespace_changed,
+                watched=self._jobs_watched,
             ),
         )
         self.changed_queues: set[Key] = set()
@@ -89,6 +92,7 @@ class Controller:
         self._creating: dict[Key, Job] = {}
         self._competing: set[Key] = set()
         self._held_since: dict[Key, tuple[str, float]] = {}
+        self._awaiting_watch: list[tuple[int, Key]] = []
         self._wake = asyncio.Event()
         self._acting = False
 
@@ -158,7 +162,7 @@ class Controller:
         unique = self.world.unique_key(job)
         if unique is None:
             return
-        if not job.admitted and could_run(self.world, job, now):
+        if not job.claimed_in_this_run and could_run(self.world, job, now):
             self._competing.add(job.key)
         elif job.key in self._competing:
             self._competing.discard(job.key)
@@ -199,6 +203,8 @@ class Controller:
             self._held_since[job.key] = (hold.reason, now)
         if hold.until is not None:
             self._jobs.mark_at(job.key, hold.until)
+        if hold.watched is not None:
+            heapq.heappush(self._awaiting_watch, (hold.watched, job.key))
         delay = REASON_DELAY_SECONDS
         if hold.reason in WRITTEN_AT_ONCE and not hold.passing:
             delay = 0.0
@@ -390,18 +396,27 @@ class Controller:
         if old is None or new is None or _means_else(old, new):
             for child in self.world.children_of(job):
                 self._jobs.mark(child.key)
-            for duplicate in [job, *self.world.duplicates_of(job.key)]:
-                for dependant in self.world.dependants_of(duplicate.key):
-                    self._jobs.mark(dependant.key)
-        if new is not None and (new.cancel or new.state is State.CANCELED) and (old is None or _means_else(old, new)):
-            for descendant in self.world.descendants_of(new):
-                self._jobs.mark(descendant.key)
+            for waiter in whose_turn_may_come(self.world, job):
+                self._jobs.mark(waiter.key)
+        if old is None or new is None or _means_else(old, new):
+            if any(one is not None and (one.cancel or one.state is State.CANCELED) for one in (old, new)):
+                for descendant in self.world.descendants_of(job):
+                    self._jobs.mark(descendant.key)
+            if new is None or new.terminal:
+                for ancestor in ancestors(self.world, job):
+                    if ancestor.rerun_due:  # it may have waited for the end of what its cancel had reached
+                        self._jobs.mark(ancestor.key)
         if old is None or new is None or _means_else(old, new):
             self._mark_runs(job, is_new=old is None)
         unique = self.world.unique_key(job)
         if unique is not None and old is not None and _frees_rivals(old, new):
             for rival in self.world.unclaimed_rivals(unique):
                 self._jobs.mark(rival.key)
+
+    def _jobs_watched(self, version: int) -> None:
+        while self._awaiting_watch and self._awaiting_watch[0][0] <= version:
+            self._jobs.mark(heapq.heappop(self._awaiting_watch)[1])
+            self.wake()
 
     def _mark_runs(self, job: Job, *, is_new: bool) -> None:
         """A Job that takes the place of others has come, or one of those or what it enqueued may have ended."""

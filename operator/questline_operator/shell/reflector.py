@@ -47,7 +47,7 @@ class Reflector:
                         self._store.remove(self._resource, event.object)
                     elif event.type != "BOOKMARK":
                         self._store.apply(self._resource, event.object)
-                    self._store.watched[self._resource] = int(version)
+                    self._store.watched(self._resource, int(version))
             except ApiError as error:
                 if error.status == 410:
                     version = ""
@@ -63,7 +63,7 @@ class Reflector:
     async def _list(self) -> str:
         listing = await self._api.list(self._resource, labels=self._labels)
         self._store.replace(self._resource, listing)
-        self._store.watched[self._resource] = int(listing.resource_version)
+        self._store.watched(self._resource, int(listing.resource_version))
         self.last_activity = self._clock.monotonic()
         self.synced.set()
         return listing.resource_version

@@ -34,6 +34,8 @@ class Listeners:
     worker: Callable[[Worker | None, Worker | None], None]
     schedule: Callable[[Schedule | None, Schedule | None], None]
     namespace: Callable[[str], None]
+    watched: Callable[[int], None]
+    """Up to which resourceVersion the watch of Jobs has told all."""
 
 
 class Store:
@@ -46,8 +48,6 @@ class Store:
     def __init__(self, world: World, listeners: Listeners) -> None:
         self.world = world
         self._listeners = listeners
-        self.watched: dict[Resource, int] = {}
-        """Up to which resourceVersion the watch of each kind has told all. The answers of our own writes are ahead."""
         self._tombstones: OrderedDict[tuple[Resource, Key], int] = OrderedDict()
 
     def apply(self, resource: Resource, raw: Object) -> None:
@@ -115,6 +115,12 @@ class Store:
                     self._pod_gone(record, record)
                 else:
                     self._forget(resource, key)
+
+    def watched(self, resource: Resource, version: int) -> None:
+        """The watch of that kind has told all up to this resourceVersion. The answers of our own writes are ahead."""
+        if resource == JOBS:
+            self.world.watched = version
+            self._listeners.watched(version)
 
     def assume_claimed(self, job: Job, assumed: Job) -> None:
         """Count a claim that was sent and is not answered yet. A newer record of the Job replaces it."""

@@ -202,9 +202,24 @@ def test_a_result_over_the_limit_is_fatal_and_says_what_to_do() -> None:
             {"children": {"total": True}}, ("children", {"total": 0, "groups": {}}), id="a total that is true"
         ),
         pytest.param(
-            {"children": {"total": 1, "groups": {"g": "x"}}},
+            {"children": {"total": 1, "groups": ["g"]}},
             ("children", {"total": 1, "groups": {}}),
-            id="groups, which are not built yet",
+            id="a list of groups",
+        ),
+        pytest.param(
+            {"children": {"total": 3, "groups": {"g": 2, "h": "x", "i": -1}}},
+            ("children", {"total": 3, "groups": {"g": 2, "h": 0, "i": 0}}),
+            id="groups of no number",
+        ),
+        pytest.param(
+            {"children": {"total": 1, "groups": {"G": 1, "x" * 41: 1, "": 1, "ok-1": 1}}},
+            ("children", {"total": 1, "groups": {"ok-1": 1}}),
+            id="groups of no name",
+        ),
+        pytest.param(
+            {"children": {"total": 1, "groups": {f"g{n}": n for n in range(17)}}},
+            ("children", {"total": 1, "groups": {f"g{n}": n for n in range(16)}}),
+            id="too many groups",
         ),
     ],
 )

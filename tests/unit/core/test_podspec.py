@@ -314,7 +314,9 @@ def test_the_payload_is_the_compact_json_that_the_sdk_reads() -> None:
     parent = a_job("upload", state="Succeeded")
     job = a_job("resize", spec={"args": {"größe": [1.0, None]}, "parent": child_of(parent, index=4)})
 
-    text = payload(job, attempt=2, is_last_attempt=True, root="upload", depth=1, worker="default", max_attempts=5)
+    text = payload(
+        job, attempt=2, is_last_attempt=True, root="upload", depth=1, worker="default", max_attempts=5, inputs=None
+    )
 
     assert json.loads(text) == {
         "v": 1,
@@ -343,7 +345,9 @@ def test_the_payload_is_the_compact_json_that_the_sdk_reads() -> None:
 def test_a_payload_of_the_largest_args_fits_its_limit() -> None:
     job = a_job("x" * 50, spec={"args": {"a": "x" * (128 * 1024 - 8)}, "task": "m:" + "f" * 250})
 
-    text = payload(job, attempt=99, is_last_attempt=False, root="x" * 50, depth=9, worker="w" * 253, max_attempts=100)
+    text = payload(
+        job, attempt=99, is_last_attempt=False, root="x" * 50, depth=9, worker="w" * 253, max_attempts=100, inputs=None
+    )
 
     assert fault_of_args(job) is None
     assert len(text.encode()) <= 200 * 1024

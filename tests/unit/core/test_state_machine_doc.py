@@ -11,7 +11,7 @@ from questline_operator.core.states import WRITTEN_AT_ONCE, OutcomeKind, Reason,
 
 TEXT = (Path(__file__).parents[3] / "docs" / "state_machine.md").read_text()
 CORE = "questline_operator.core"
-FUNCTIONS = sorted(set(re.findall(r"`((?!status\.)[a-z]+)\.(\w[\w.]*)`", TEXT)))
+FUNCTIONS = sorted(set(re.findall(r"`((?!status\.|spec\.)[a-z]+)\.(\w[\w.]*)`", TEXT)))
 
 
 def section(title: str) -> str:

@@ -14,6 +14,7 @@ from questline_operator.core.records import (
     Pod,
     Tick,
 )
+from questline_operator.core.tallies import Standing, Tally, counts, standing_of
 from questline_operator.core.world import UniqueKey, World, newest_first
 from tests.unit.core.builders import T0, a_job, a_pod, a_world, put, time_of, uid_of
 
@@ -27,6 +28,10 @@ KEYS: list[UniqueKey] = [
 
 
 VARIANTS = ("", "2")
+GROUPS = ("g", "h")
+GROUP_KEYS = [
+    ("default", uid_of(name) + variant, 1, "p", group) for name in NAMES for variant in VARIANTS for group in GROUPS
+]
 
 
 @st.composite
@@ -40,11 +45,15 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
         uid = uid_of(parent) + draw(st.sampled_from(VARIANTS))
         index = draw(st.integers(0, 2))
         spec["parent"] = {"name": parent, "uid": uid, "attempt": 1, "podUID": "p", "index": index}
+        if draw(st.booleans()):
+            spec["parent"]["group"] = draw(st.sampled_from(GROUPS))
     if draw(st.booleans()):
         spec["unique"] = {"key": draw(st.sampled_from("kl"))}
     if key := draw(st.sampled_from(CONCURRENCY_KEYS)):
         spec["key"] = key
     spec["after"] = [{"job": other} for other in sorted(draw(st.sets(st.sampled_from(NAMES), max_size=2)))]
+    spec["after"] += [{"group": group} for group in sorted(draw(st.sets(st.sampled_from(GROUPS), max_size=2)))]
+    spec["after"] += [{"tree": root} for root in sorted(draw(st.sets(st.sampled_from(NAMES), max_size=2)))]
     return spec
 
 
@@ -79,6 +88,10 @@ def jobs(draw: st.DrawFn) -> Job:
     status["attempt"] = 0 if status["state"] == "Skipped" else draw(st.integers(0, 2))
     if status["state"] == "Skipped" and draw(st.booleans()):
         status["duplicateOf"] = draw(st.sampled_from(NAMES))
+    elif status["state"] == "Skipped":
+        status["reason"] = draw(st.sampled_from(["ParentFailed", "UpstreamFailed"]))
+        if status["reason"] == "UpstreamFailed":
+            status["upstream"] = {"name": draw(st.sampled_from(NAMES)), "uid": "u", "finishes": 1}
     created = len(variant)
     job = a_job(name, uid=uid_of(name) + variant, created=created, spec=draw(SPECS)[name, variant], **status)
     tick = draw(TICKS)[name, variant]
@@ -104,6 +117,11 @@ def _removal(name: str) -> Change:
     return lambda world: world.remove_job(("default", name))
 
 
+def _question(name: str) -> Change:
+    """Trees are counted from the first question on."""
+    return lambda world: world.tree(world.jobs["default", name]) if ("default", name) in world.jobs else None
+
+
 def _removal_of_pod(place: int) -> Change:
     return lambda world: world.remove_pod(sorted(world.pods)[place % len(world.pods)]) if world.pods else None
 
@@ -113,6 +131,8 @@ CHANGES: st.SearchStrategy[Change] = st.one_of(
     jobs().map(lambda job: lambda world: world.put_job(job)),
     pods().map(lambda pod: lambda world: world.put_pod(pod)),
     st.sampled_from(NAMES).map(_removal),
+    st.sampled_from(NAMES).map(_question),
+    st.sampled_from(NAMES).map(_question),
     st.integers(0, 9).map(_removal_of_pod),
 )
 
@@ -134,6 +154,11 @@ def view(world: World) -> dict[str, Any]:
         "descendants": {name: names(world.descendants_of(job)) for name, job in by_name.items()},
         "parents": {name: parent.name if (parent := world.parent_of(job)) else "" for name, job in by_name.items()},
         "dependants": {name: names(world.dependants_of(("default", name))) for name in NAMES},
+        "skipped for": {name: names(world.skipped_for(("default", name))) for name in NAMES},
+        "group dependants": {key: names(world.group_dependants(key)) for key in GROUP_KEYS},
+        "tree dependants": {name: names(world.tree_dependants(("default", name))) for name in NAMES},
+        "groups": {key: standings(world.group(key)) for key in GROUP_KEYS},
+        "trees": {name: standings(world.tree(job)) for name, job in by_name.items()},
         "duplicates": {name: names(world.duplicates_of(("default", name))) for name in NAMES},
         "unfinished": {queue: names(world.unfinished_of_queue(queue)) for queue in queues},
         "active": {queue: names(world.active_of_queue(queue)) for queue in queues},
@@ -153,6 +178,17 @@ def view(world: World) -> dict[str, Any]:
             for minute in range(-1, 6)
         },
     }
+
+
+def standings(tally: Tally) -> dict[str, list[str]]:
+    """Who stands where; the counts and the lists of a tally must say the same."""
+    found: dict[str, list[str]] = {}
+    for standing in Standing:
+        alone = [key for key in tally if tally.count(standing) - tally.count(standing, without=key)]
+        assert len(alone) == tally.count(standing)
+        found[standing.name] = sorted(name for _, name in alone)
+    assert sum(len(names) for names in found.values()) == len(tally)
+    return found
 
 
 @settings(max_examples=100, deadline=None)
@@ -202,8 +238,39 @@ def test_the_indexes_agree_with_a_search_through_all(records: list[Job | Pod]) -
             found = _replacement(world, uid, minute)
             assert (found.tick.at if found and found.tick else None) == max(later, default=None)
     for name in NAMES:
-        dependants = {job.name for job in everyone if name in job.after}
+        dependants = {job.name for job in everyone for one in job.after if one.name == name and one.kind != "group"}
         assert {job.name for job in world.dependants_of(("default", name))} == dependants
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(CHANGES, max_size=12))
+def test_groups_and_trees_are_what_a_walk_through_all_finds(changes: list[Change]) -> None:
+    world = World()
+    for change in changes:
+        change(world)
+    everyone = list(world.jobs.values())
+
+    def expected(members: list[Job]) -> dict[str, list[str]]:
+        return {
+            standing.name: sorted(
+                job.name for job in members if counts(job) and standing_of(world.original_of(job)) is standing
+            )
+            for standing in Standing
+        }
+
+    for key in GROUP_KEYS:
+        assert standings(world.group(key)) == expected([job for job in everyone if job.group == key])
+    for root in everyone:
+        assert standings(world.tree(root)) == expected([root, *world.descendants_of(root)])
+
+
+def test_a_tree_that_nobody_waits_for_any_more_is_not_counted() -> None:
+    world = a_world(a_job("root"), waiter := a_job("waiter", spec={"after": [{"tree": "root"}]}))
+    world.tree(world.jobs["default", "root"])
+
+    assert [tree.root for tree in world.trees_of(world.jobs["default", "root"])] == [("default", "root")]
+    put(world, a_job("waiter", state="Starting", spec=waiter.spec))
+    assert world.trees_of(world.jobs["default", "root"]) == []
 
 
 def test_put_and_remove_return_what_was_there() -> None:

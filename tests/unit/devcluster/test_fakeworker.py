@@ -79,6 +79,16 @@ def test_a_child_has_the_name_and_the_parent_that_policies_ask_for() -> None:
     assert loose["spec"]["parent"]["staged"] is False
 
 
+def test_a_group_and_what_comes_after_it_are_as_the_sdks() -> None:
+    fake = {"children": 2, "group": "g", "then": {"task": "m:join", "afterPolicy": "Finished"}}
+    behaviour = Behaviour.parse({"fake": fake})
+    specs = [child_manifest(PAYLOAD, "0123abcd-ffff", index, behaviour)["spec"] for index in range(3)]
+    assert [spec["parent"].get("group") for spec in specs] == ["g", "g", None]
+    assert (specs[2]["task"], specs[2]["after"], specs[2]["afterPolicy"]) == ("m:join", [{"group": "g"}], "Finished")
+    assert "after" not in specs[0]
+    assert (ending(behaviour, 1, 3).envelope or {})["children"] == {"total": 3, "groups": {"g": 2}}
+
+
 @pytest.mark.parametrize(
     ("task", "expected"),
     [("m:send_email", "send-email"), ("m:" + "a" * 23 + "_b", "a" * 23), ("m:_x_", "x"), ("m:__", "job")],

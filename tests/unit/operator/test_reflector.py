@@ -28,8 +28,9 @@ class Bench:
         def heard(*records: Any) -> None:
             pass
 
+        self.heights: list[int] = []
         told: dict[str, Any] = dict.fromkeys(("job", "pod", "queue", "worker", "schedule", "namespace"), heard)
-        self.store = Store(self.world, Listeners(**told))
+        self.store = Store(self.world, Listeners(**told, watched=self.heights.append))
         self.reflector = Reflector(self.server.client("operator"), self.clock, self.store, JOBS)
 
     @asynccontextmanager
@@ -156,14 +157,15 @@ async def test_how_far_the_watch_is_goes_by_what_it_told_and_not_by_answers() ->
     await bench.add("a")
     async with bench.running():
         await asyncio.sleep(1.0)
-        listed = bench.store.watched[JOBS]
+        listed = bench.store.world.watched
         bench.server.watch_lag = lambda client, resource: 5.0
         raw: Object = bench.server.store.create(JOBS, NAMESPACE, a_job("b"))
         bench.store.apply(JOBS, raw)
         await asyncio.sleep(1.0)
-        assert bench.store.watched[JOBS] == listed
+        assert bench.store.world.watched == listed
         await asyncio.sleep(5.0)
-        assert bench.store.watched[JOBS] == int(raw["metadata"]["resourceVersion"])
+        assert bench.store.world.watched == int(raw["metadata"]["resourceVersion"])
+        assert bench.heights == [listed, bench.store.world.watched]
 
 
 @simulated

@@ -31,6 +31,7 @@ class Told:
             worker=listener("worker"),
             schedule=listener("schedule"),
             namespace=lambda name: self.news.append(("namespace", name, None)),
+            watched=lambda version: None,
         )
 
     @property

@@ -66,8 +66,8 @@ class Page:
         return app
 
 
-SDK, RETRIES = Page("sdk.md"), Page("retries.md")
-PAGES = [SDK, RETRIES]
+SDK, RETRIES, CHAINS = Page("sdk.md"), Page("retries.md"), Page("chains.md")
+PAGES = [SDK, RETRIES, CHAINS]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 each_script = pytest.mark.parametrize(
     ("page", "script", "expected"),

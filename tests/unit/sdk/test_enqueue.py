@@ -22,7 +22,6 @@ from questline import (
     EnqueueRefused,
     Handle,
     NotInAttempt,
-    NotSupported,
     OptionInvalid,
     chain,
     current,
@@ -369,12 +368,6 @@ def test_each_step_of_a_chain_comes_after_the_one_before(attempt: Attempt, in_po
     assert [spec.get("after") for spec in specs] == [None, [{"job": handles[0].name}], [{"job": handles[1].name}]]
     assert [spec["parent"]["index"] for spec in specs] == [0, 1, 2]
     assert all("staged" not in spec["parent"] for spec in specs)
-
-
-def test_an_option_that_is_not_supported_refuses_the_whole_chain(attempt: Attempt, in_pod: ApiServer) -> None:
-    with pytest.raises(NotSupported):
-        chain(resize.call("a"), nothing.options(group="g").call())
-    assert in_pod.requests == []
 
 
 # What an attempt is not for

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from questline import Backoff, NotSupported, OptionInvalid, job
+from questline import Backoff, OptionInvalid, job
 from questline.options import Options
 from tests.unit.sdk.apps.shop import nothing, resize, send_email
 
@@ -141,12 +141,6 @@ def test_the_later_of_delay_and_run_at_takes_the_others_place() -> None:
         nothing.options(delay=1, run_at=moment)
     assert nothing.options(delay=1).options(run_at=moment).call().spec()["runAt"].startswith("2030-01-01T00:00:00")
     assert not nothing.options(run_at=moment).options(delay=1).call().spec()["runAt"].startswith("2030-01-01")
-
-
-def test_an_option_that_is_not_built_yet_is_refused_at_enqueue() -> None:
-    task = nothing.options(group="a")
-    with pytest.raises(NotSupported, match=r"the option group .* is not supported yet"):
-        task.enqueue()
 
 
 def test_a_concurrency_key_is_the_jobs_key() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any, assert_type
 
-from questline import Backoff, Call, FanOut, Handle, Retry, Snooze, chain, current, enqueue_many, fan_out, job
+from questline import Backoff, Call, FanOut, Handle, Retry, Snooze, chain, current, enqueue_many, fan_out, job, join
 
 
 @job
@@ -63,6 +63,8 @@ async def in_a_coroutine() -> None:
 assert_type(enqueue_many(bare.call(str(n)) for n in range(3)), list[Handle[list[str]]])
 assert_type(fan_out([configured.call("a")]), FanOut[int])
 assert_type(fan_out([configured.call("a")])[0].result(), int)
+assert_type(fan_out([configured.call("a")]).then(bare.call("b"), policy="Finished"), Handle[list[str]])
+assert_type(join(configured.call("a"), "group", bare.enqueue("a"), trees=[bare.enqueue("b")]), Handle[int])
 assert_type(chain(bare.call("a"), configured.call("b")), list[Handle[Any]])
 assert_type(current().results(configured), list[int])
 assert_type(current().results(asynchronous), list[str])
@@ -104,6 +106,8 @@ def keyed_otherwise(message: str, recipient: int) -> None: ...
 # ... and what is no call, no task, no result.
 fan_out([configured])  # type: ignore[arg-type]
 chain(bare)  # type: ignore[arg-type]
+fan_out([configured.call("a")]).then(bare)  # type: ignore[arg-type]
+join(bare.call("a"), "group", policy="Always")  # type: ignore[arg-type]
 current().results(key_of)  # type: ignore[arg-type]
 text: str = configured.enqueue("a").result()  # type: ignore[assignment]
 Retry(delay=[1])  # type: ignore[arg-type]

@@ -388,3 +388,8 @@ def enqueues_in_a_fork() -> str:
 def enqueues_in_a_subprocess() -> str:
     code = "import shop\ntry: shop.resize.enqueue('a')\nexcept Exception as error: print(type(error).__name__)"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@job
+def joined(count: int) -> None:
+    fan_out(shop.resize.call(str(n)) for n in range(count)).then(shop.nothing.call())
