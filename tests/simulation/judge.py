@@ -297,6 +297,8 @@ class Judge:
         while stack:
             one = stack.pop()
             seen.add(one["metadata"]["name"])
+            if "attempt" in one["status"]:
+                continue  # once claimed, it waits for no other Job any more
             for name in (item["job"] for item in one["spec"].get("after", ())):
                 if name not in by_name:
                     return True
