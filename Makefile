@@ -51,7 +51,7 @@ crds: ## put the CRDs into the chart, after a change of crds/
 
 .PHONY: test-unit
 test-unit: $(READY) ## the tests that need no cluster
-	$(PYTHON) -m pytest tests/unit tests/simulation -m 'not long'
+	$(PYTHON) -m pytest tests/unit tests/simulation -m 'not long' -n auto
 
 .PHONY: test
 test: lint test-unit install ## every test, on a real cluster that it builds and starts
