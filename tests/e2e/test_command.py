@@ -80,6 +80,16 @@ async def test_the_exit_status_of_wait_is_the_jobs_end(live: Live, command: Comm
     await command("wait", "nothing", status=2)
 
 
+async def test_a_job_that_failed_is_rerun(live: Live, command: Command) -> None:
+    await live.job("again", "tasks:steers", maxAttempts=1, args={"how": "Retry", "times": 1})
+    await command("wait", "again", status=1)
+    assert (await command("rerun", "--all", "--dry-run"))[0] == "again (Failed, queue default) would be run again\n"
+    assert (await command("rerun", "again"))[0] == "again run again\n"
+    await live.history.until(lambda: live.history.job("again").state is not State.FAILED)
+    await command("wait", "again")
+    assert live.history.job("again").attempt == 2
+
+
 async def test_tree_follows_a_fan_out_to_its_end(live: Live, command: Command) -> None:
     await live.job("root", "tasks:fans_out", args={"children": 4, "seconds": 0.5})
     out, _ = await command("tree", "root", "--follow")

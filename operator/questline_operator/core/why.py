@@ -44,7 +44,8 @@ def why(world: World, job: Job, now: float) -> Why:
         now: seconds since the epoch.
     """
     if job.terminal:
-        return Why(job.state, job.reason, _of_finished(job))
+        again = isinstance(next_step(world, job, now, epoch=None), WriteStatus)
+        return Why(job.state, job.reason, _of_finished(job) + (", and is about to run again" if again else ""))
     if job.deleting:
         return Why(job.state, job.reason, "is being deleted")
     return _of_attempt(world, job, now) if job.active else _of_waiting(world, job, now)
@@ -121,7 +122,7 @@ def _of_ready(world: World, job: Job, now: float) -> Why:
         sentence = f"waits until a pod of queue {queue.name} is taken: Job {refused.name}'s was refused, "
         sentence += str(refused.status.get("message", ""))
         return Why(job.state, Reason.POD_REJECTED, sentence, refused.next_attempt_at)
-    sentence += ", so it is to be claimed now; if it is not, see whether the operator runs"
+    sentence += ", so it is to be claimed now; if it is not, see whether the operator runs, and its maxRunningPods"
     return Why(job.state, Reason.AT_CONCURRENCY_LIMIT, sentence)
 
 

@@ -92,7 +92,7 @@ def test_every_command_is_in_the_table_and_shown() -> None:
 
 
 def test_every_option_of_the_sdk_is_one_of_enqueue_and_named() -> None:
-    missing = {"concurrency_key", "group", "stage"}  # of children, or not supported yet
+    missing = {"group", "stage"}  # of children
     named = set(re.findall(r"`--([a-z-]+)", PAGE.partition("## Enqueue and wait")[2].partition("## Look")[0]))
     options = {name.replace("_", "-") for name in set(Options._fields) - missing}
     assert options <= named

@@ -33,7 +33,8 @@ def test_a_job_is_made_in_the_contexts_namespace_and_its_name_is_printed(server:
 def test_the_options_are_the_sdks(server: Server, command: Command) -> None:
     options = (
         "--queue media --worker big --image registry/app:1 --max-attempts 3 --backoff 30s --timeout 10m "
-        "--run-at 2998-01-31T08:00:00+01:00 --priority -5 --ttl 1h --unique --window 1d --name resize-p1"
+        "--run-at 2998-01-31T08:00:00+01:00 --priority -5 --ttl 1h --unique --window 1d --concurrency-key p1 "
+        "--name resize-p1"
     )
     assert command("enqueue", TASK, *options.split()).stdout == "resize-p1\n"
     assert created(server)["metadata"]["name"] == "resize-p1"
@@ -49,6 +50,7 @@ def test_the_options_are_the_sdks(server: Server, command: Command) -> None:
         "priority": -5,
         "ttlSecondsAfterFinished": 3600,
         "unique": {"scope": "Window", "windowSeconds": 86_400},
+        "key": "p1",
     }
 
 

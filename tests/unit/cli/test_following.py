@@ -112,15 +112,17 @@ def test_wait_says_that_the_job_was_deleted(server: Server, command: Command) ->
     assert result.stderr == "questline: Job shop/a was deleted before it had ended\n"
 
 
-@pytest.mark.parametrize("breakage", ["the watch ends", "its past is forgotten"])
+@pytest.mark.parametrize("breakage", ["the watch ends", "its past is forgotten", "its past is refused"])
 def test_wait_goes_on_when_its_watch_breaks(server: Server, command: Command, breakage: str) -> None:
     server.job("a", "Running")
     if breakage == "the watch ends":
         server.watch_ends = 3
+    refusals = [(410, "Expired", "too old resource version")] if breakage == "its past is refused" else []
+    server.refuse = lambda _method, path: refusals.pop() if refusals and "watch=1" in path else None
 
     def end() -> None:
         server.until_asked(WATCH)
-        if breakage != "the watch ends":
+        if breakage == "its past is forgotten":
             server.forget()
             server.watch_ends = 1
         server.job("a", "Succeeded")

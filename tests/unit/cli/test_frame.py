@@ -15,7 +15,7 @@ from questline.cli.app import app
 from tests.unit.cli.conftest import Command
 from tests.unit.cli.server import Server
 
-COMMANDS = {"enqueue", "get", "tree", "logs", "why", "cancel", "pause", "resume", "wait", "queues", "run"}
+COMMANDS = {"enqueue", "get", "tree", "logs", "why", "cancel", "rerun", "pause", "resume", "wait", "queues", "run"}
 CLUSTERLESS = {"run"}
 MAIN = "from questline.cli.main import main; main()"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from questline import attempt as attempts
 from tests.unit.cli.conftest import Command
 
 TASKS = """
@@ -54,6 +55,7 @@ def module(tmp_path: Path) -> str:
 def test_the_result_is_printed_as_json_after_what_the_task_prints(command: Command, module: str) -> None:
     result = command("run", f"{module}:resize", '{"picture": "p1"}')
     assert (result.exit_code, result.stdout, result.stderr) == (0, 'resizing\n"p1-320px"\n', "")
+    assert attempts.active() is None
 
 
 def test_an_async_task_knows_its_attempt(command: Command, module: str) -> None:

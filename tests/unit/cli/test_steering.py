@@ -1,4 +1,4 @@
-"""`cancel`, `pause` and `resume`: what is changed, and what is only said."""
+"""`cancel`, `rerun`, `pause` and `resume`: what is changed, and what is only said."""
 
 from __future__ import annotations
 
@@ -59,6 +59,40 @@ def test_nothing_to_cancel_is_no_mistake(shop: Server, command: Command) -> None
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "There is nothing to cancel.\n")
 
 
+def test_rerun_raises_the_number_and_takes_a_cancel_back_in_the_same_update(server: Server, command: Command) -> None:
+    server.job("failed", "Failed", reason="Fail")
+    server.job("again", "Failed", {"rerun": 2}, reason="Fail")
+    server.job("canceled", "Canceled", {"cancel": True}, reason="Requested")
+    result = command("rerun", "failed", "again", "canceled")
+    assert result.stdout == "failed run again\nagain run again\ncanceled run again\n"
+    assert sorted(server.patches()) == [
+        ("again", {"spec": {"rerun": 3}}),
+        ("canceled", {"spec": {"rerun": 1, "cancel": False}}),
+        ("failed", {"spec": {"rerun": 1}}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "names"),
+    [
+        (("--queue", "media"), ["d"]),
+        (("--all",), ["d", "f"]),
+        (("--state", "Succeeded"), ["g"]),
+        (("--state", "Waiting"), []),
+    ],
+)
+def test_rerun_in_bulk_takes_what_failed_or_the_ended_of_a_state(
+    shop: Server, command: Command, args: tuple[str, ...], names: list[str]
+) -> None:
+    shop.job("f", "Failed", {"queue": "mail"}, reason="Fail")
+    shop.job("g", "Succeeded")
+    assert command("rerun", *args, "--dry-run").stdout.count("would be run again") == len(names)
+    assert shop.patches() == []
+    command("rerun", *args)
+    assert sorted(name for name, _ in shop.patches()) == names
+
+
+@pytest.mark.parametrize("name", ["cancel", "rerun"])
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -70,8 +104,10 @@ def test_nothing_to_cancel_is_no_mistake(shop: Server, command: Command) -> None
         ),
     ],
 )
-def test_it_is_asked_which_jobs_are_meant(shop: Server, command: Command, args: tuple[str, ...], said: str) -> None:
-    result = command("cancel", *args)
+def test_it_is_asked_which_jobs_are_meant(
+    shop: Server, command: Command, name: str, args: tuple[str, ...], said: str
+) -> None:
+    result = command(name, *args)
     assert (result.exit_code, result.stderr) == (2, f"questline: {said}\n")
     assert shop.patches() == []
 

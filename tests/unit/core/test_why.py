@@ -180,7 +180,27 @@ WAITING: list[tuple[str, Job, list[Record], str, str]] = [
         [a_queue("media", concurrency=2), a_job("r", spec=MEDIA, state="Running")],
         "AtConcurrencyLimit",
         "waits for a slot: queue media runs 1 of 2, 0 before it, so it is to be claimed now; if it is not, see whether "
-        "the operator runs",
+        "the operator runs, and its maxRunningPods",
+    ),
+    (
+        "its key is busy",
+        a_job(spec={**MEDIA, "key": "k"}),
+        [
+            a_queue("media", concurrency=9, perKeyConcurrency=1),
+            a_job("r", spec={**MEDIA, "key": "k"}, state="Running"),
+        ],
+        "KeyBusy",
+        "waits for its key: queue media runs 1 of 1 of key 'k'",
+    ),
+    (
+        "its queue has started as many as its rate lets it",
+        a_job(spec=MEDIA),
+        [
+            a_queue("media", rateLimit={"count": 1, "periodSeconds": 60}),
+            a_job("r", spec=MEDIA, state="Running", startedAt=20),
+        ],
+        "RateLimited",
+        f"waits for the rate of queue media, 1 starts in 60 s: the next one at {time_of(80)}",
     ),
     (
         "its parent failed",
@@ -217,6 +237,7 @@ def test_every_reason_of_waiting_has_its_sentence() -> None:
         *(Reason.STAGED, Reason.DEPENDENCY_PENDING, Reason.DEPENDENCY_MISSING, Reason.NOT_BEFORE, Reason.BACKING_OFF),
         *(Reason.AT_CONCURRENCY_LIMIT, Reason.QUEUE_PAUSED, Reason.SUSPENDED, Reason.QUEUE_NOT_FOUND),
         *(Reason.WORKER_NOT_FOUND, Reason.WORKER_NOT_READY, Reason.POD_REJECTED),
+        *(Reason.KEY_BUSY, Reason.RATE_LIMITED),
     }
     assert waiting - {reason for _, _, _, reason, _ in WAITING} == set()
 
@@ -313,6 +334,12 @@ def test_the_default_queue_that_is_not_made_yet_is_waited_for() -> None:
             [],
             f"was skipped at {time_of(10)} (Duplicate): Job a has the same unique key",
             id="skipped",
+        ),
+        pytest.param(
+            a_job(state="Failed", reason="Fail", message="no", spec={"rerun": 1}),
+            [],
+            f"failed at {time_of(10)} (Fail): no, and is about to run again",
+            id="runs again",
         ),
         pytest.param(a_job(deleting=True), [], "is being deleted", id="is being deleted"),
     ],

@@ -74,11 +74,16 @@ def enqueue(
     window: Annotated[
         str | None, typer.Option("--window", metavar="TIME", help=f"With --unique: one in this time: {DURATION}.")
     ] = None,
+    concurrency_key: Annotated[
+        str | None,
+        typer.Option("--concurrency-key", metavar="KEY", help="Counted by the queue's perKeyConcurrency."),
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="The Job's name.")] = None,
     output: OutputOption = None,
 ) -> None:
     """Make a Job of a task. Its defaults are its queue's, not those of its decorator: that is not read here."""
     given: dict[str, Any] = {"queue": queue, "worker": worker, "image": image, "name": name}
+    given["concurrency_key"] = concurrency_key
     given |= {"timeout": timeout, "delay": delay, "ttl": ttl, "window": window, "backoff": _backoff(backoff)}
     given |= {
         "max_attempts": _integer(max_attempts, "--max-attempts"),

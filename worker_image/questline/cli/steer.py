@@ -1,4 +1,4 @@
-"""What changes what is there: `cancel`, `pause`, `resume`."""
+"""What changes what is there: `cancel`, `rerun`, `pause`, `resume`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,34 @@ def cancel(
         found = [job for job in found if not job.finished]
     chosen = [job for job in found if not job.spec.get("cancel")]
     return _on_each(cluster, chosen, "cancel", "canceled", lambda _job: {"cancel": True}, dry_run=dry_run)
+
+
+@cluster_command()
+def rerun(
+    cluster: Cluster,
+    jobs: SomeJobsArgument = None,
+    queue: QueueOption = None,
+    state: StateOption = None,
+    selector: SelectorOption = "",
+    all_jobs: AllOption = False,
+    dry_run: DryRunOption = False,
+) -> int:
+    """Run Jobs that have ended again, with no failure counted.
+
+    What was skipped because of them goes on, too; what they have enqueued before stays as it is. One that has not ended
+    runs again when it has. Of those that are chosen by queue, labels or --all, only those that failed are, unless
+    --state says otherwise.
+    """
+    found = selected(cluster, jobs, queue, state, selector, all_jobs=all_jobs)
+    if not jobs:
+        found = [job for job in found if (job.finished if state else job.state == "Failed")]
+    return _on_each(cluster, found, "rerun", "run again", _raised, dry_run=dry_run)
+
+
+def _raised(job: JobView) -> dict[str, Any]:
+    """A cancelled Job runs again only where the same update takes that back."""
+    change: dict[str, Any] = {"rerun": int(job.spec.get("rerun", 0)) + 1}
+    return change | {"cancel": False} if job.spec.get("cancel") else change
 
 
 def _on_each(
