@@ -21,10 +21,11 @@ MAIN = "from questline.cli.main import main; main()"
 
 
 def started(*args: str, **environ: str) -> subprocess.Popen[str]:
-    """The command in a process of its own."""
+    """The command in a process of its own, which a Ctrl-C reaches though a shell may have started us deaf to it."""
+    hears = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     pipe = subprocess.PIPE
     env = {"PATH": os.environ["PATH"], "HOME": "/nowhere", **environ}
-    return subprocess.Popen([sys.executable, "-c", MAIN, *args], env=env, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen([sys.executable, "-c", hears + MAIN, *args], env=env, stdout=pipe, stderr=pipe, text=True)
 
 
 def test_every_command_is_there_with_help_and_kubectls_flags(command: Command) -> None:

@@ -75,7 +75,8 @@ def test_the_children_of_a_former_job_of_the_same_name_are_not_its_own() -> None
 
 def test_a_live_tree_draws_the_jobs_with_their_progress() -> None:
     screen = io.StringIO()
-    console = Console(file=screen, width=100, height=30, force_terminal=True, color_system=None)
+    # No environment: under TERM=dumb nothing is drawn live.
+    console = Console(file=screen, width=100, height=30, force_terminal=True, color_system=None, _environ={})
     with LiveTree(console, "a") as live:
         live.show(JobSet([a_job("a", "Succeeded"), a_job("b", "Running", below="a"), a_job("other")]))
     text = screen.getvalue()
