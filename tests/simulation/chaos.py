@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from questline_operator.core.states import State
+from questline_operator.core.states import REASON_DELAY_SECONDS, State
 from questline_operator.shell.api import CONFIG_MAPS, JOBS, LEASES, PODS, QUEUES, WORKERS, ApiError, Object, Resource
 from questline_operator.shell.epoch import FENCE
 from tests.simulation.apiserver import Cut
@@ -165,7 +165,9 @@ class Life:
                 await self._mend()
                 with suppress(AssertionError):  # the judge says what of it is wrong
                     await self.cluster.until(self._settled, seconds=SETTLING_SECONDS)
-                await asyncio.sleep(IDLE_SECONDS)
+                waiting = any("finishedAt" not in raw["status"] for raw in self.cluster.server.store.peek_all(JOBS))
+                # Those that wait for a Job that is gone are yet told so.
+                await asyncio.sleep(IDLE_SECONDS + (2 * REASON_DELAY_SECONDS if waiting else 0.0))
                 before = self._writes()
                 await asyncio.sleep(IDLE_SECONDS)
                 if idle := self._writes() - before:

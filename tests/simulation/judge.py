@@ -53,7 +53,8 @@ class Judge:
         """The last Job of each name, deleted ones included."""
         self.changed_at: dict[str, float] = {}
         self.seen_at: dict[str, float] = {}
-        """When each Job was created, in virtual seconds, and when deleted."""
+        """When each Job was created, in virtual seconds; when it was seen to end; when it was deleted."""
+        self.ended_at: dict[str, float] = {}
         self.gone_at: dict[str, float] = {}
         self._claims = ClaimJudge(self)
         self._status_writes: Counter[str] = Counter()
@@ -124,6 +125,8 @@ class Judge:
         if old.get("state") in TERMINAL and new != old:
             changed = sorted(field for field in old.keys() | new.keys() if old.get(field) != new.get(field))
             self.broken(7, f"{name}: {old['state']} -> {new['state']}, {', '.join(changed)} changed")
+        if new["state"] in TERMINAL:
+            self.ended_at.setdefault(uid, self.now)
         self._claims.see_job(uid, raw)
         self._status_writes[uid] += new != old
         self._edits[uid] += bool(before) and raw["spec"] != before["spec"]

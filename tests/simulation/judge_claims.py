@@ -245,7 +245,14 @@ class ClaimJudge:
             return False
         if winner["metadata"]["uid"] in self._judge.deleted_by_hand:
             return True
-        return bool(self._why_duplicate(raw, winner, surely=False))
+        # By the order of the writes, or by the times that stand in the records, which clocks may have set apart.
+        parent = raw["spec"].get("parent")
+        judge, released = self._judge, self._judge.seen_at[raw["metadata"]["uid"]]
+        if parent is not None and parent.get("staged", True):
+            released = max(released, judge.ended_at.get(parent["uid"], released))
+        of_alive = raw["spec"]["unique"].get("scope") != "Window"
+        in_time = of_alive and released <= judge.ended_at.get(winner["metadata"]["uid"], float("inf"))
+        return in_time or bool(self._why_duplicate(raw, winner, surely=False))
 
     def verdict(self) -> None:
         """What only the end shows."""
