@@ -16,6 +16,8 @@ from devcluster.paths import CGROUP, NETNS_FILE, RUN_DIR, DevclusterError, Paths
 from devcluster.processes import Identity, Record, processes, stop
 
 CGROUPS = Path("/sys/fs/cgroup")
+RECORDS = "records"
+"""The folder below .cluster where test runs keep their verdicts."""
 
 
 def own_shims(paths: Paths) -> list[int]:
@@ -173,8 +175,11 @@ def clean(paths: Paths) -> None:
 
 
 def remove_state(paths: Paths, keep: Iterable[Path]) -> None:
-    """Removes all below .cluster but the given entries of it. Mounts must be gone: nothing is deleted through one."""
-    kept = {path.name for path in keep}
+    """Removes all below .cluster but the given entries of it. Mounts must be gone: nothing is deleted through one.
+
+    What test runs have recorded is no state of the cluster's, and outlives it.
+    """
+    kept = {RECORDS} | {path.name for path in keep}
     if mounts_below([paths.state]):
         raise DevclusterError(f"something is still mounted below {paths.state}")
     if not paths.state.is_dir():
