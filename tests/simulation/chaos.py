@@ -87,8 +87,11 @@ class ReplicatedCluster(Cluster):
     def __init__(self, plan: Plan, judged: Callable[[str], None], **kubelet: Any) -> None:
         super().__init__(**kubelet)
         self.note = judged
+        self.epochs: list[int] = []
+        """Of every leadership."""
         self.replicas = [
-            Replica(self.server, name, skew=skew, note=self.note) for name, skew in zip("ab", plan.skews, strict=True)
+            Replica(self.server, name, skew=skew, note=self.note, led=self.epochs.append)
+            for name, skew in zip("ab", plan.skews, strict=True)
         ]
         self.fence = Fence(self.server, namespace=SYSTEM, lag=plan.fence_lag)
         self.server.store.admission.extend([lineage, report, immutable, self.fence])
@@ -172,6 +175,8 @@ class Life:
                 await asyncio.sleep(IDLE_SECONDS)
                 if idle := self._writes() - before:
                     self._errors.append(f"{idle} writes in {IDLE_SECONDS:g} seconds in which nothing happened")
+                if len(set(self.cluster.epochs)) < len(self.cluster.epochs):
+                    self._errors.append(f"two leaderships had one epoch: {self.cluster.epochs}")
                 verdict = self.judge.verdict(self.cluster.kubelet.runs, self.told)
         finally:
             logging.getLogger("questline_operator").removeHandler(catcher)

@@ -14,6 +14,7 @@ from questline_operator.core.states import ACTIVE, TERMINAL
 from questline_operator.core.times import parse_time
 from questline_operator.shell.api import JOBS, PODS, QUEUES, Object
 from tests.simulation.apiserver import ApiServer
+from tests.simulation.clock import START
 from tests.simulation.judge_claims import CALM_LATE_SECONDS, LATE_SECONDS, ClaimJudge, delays_of
 from tests.simulation.kubelet import Run
 from tests.simulation.store import Change
@@ -171,6 +172,10 @@ class Judge:
     def _see_retention(self, raw: Object) -> None:
         if raw["status"]["state"] not in TERMINAL:
             self.broken(1, f"{raw['metadata']['name']} was deleted by the operator as {raw['status']['state']}")
+        window = raw["spec"].get("unique", {}).get("windowSeconds", 0) if "attempt" in raw["status"] else 0
+        until = parse_time(raw["metadata"]["creationTimestamp"]) + window
+        if window and START + self.now + self.clock_error < until:
+            self.broken("records are kept for their window", f"{raw['metadata']['name']} was deleted before its end")
         parents = {raw["metadata"]["uid"]}
         while parents:
             children = [self.jobs[uid] for uid in self.alive if _parent(self.jobs[uid]).get("uid") in parents]

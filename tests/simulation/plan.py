@@ -321,11 +321,11 @@ _asks = st.builds(
     base_seconds=st.sampled_from((0, 1, 2)),
     priority=st.sampled_from((0, 0, 0, 5, -5)),
     unique=st.sampled_from((None, None, None, "a", "b", "a", "b", "")),
-    window=st.sampled_from((0, 0, 0, 5, 30)),
+    window=st.sampled_from((0, 0, 5, 30, 30)),
     after=st.one_of(st.just(()), st.just(()), st.lists(_indexes, min_size=1, max_size=2, unique=True).map(tuple)),
     finished=st.booleans(),
     suspend=st.sampled_from((False,) * 9 + (True,)),
-    ttl=st.sampled_from((None,) * 6 + (0, 1)),
+    ttl=st.sampled_from((None,) * 4 + (0, 1)),
     run_at=st.sampled_from((0,) * 7 + (3, 15)),
 )
 _edits = st.builds(

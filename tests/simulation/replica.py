@@ -32,15 +32,25 @@ class Replica:
         name: of the pod; the processes' clients are ``operator-<name>-<n>``.
         skew: seconds by which its machine's wall clock is fast.
         note: told what happens to it.
+        led: told the epoch of each of its leaderships.
     """
 
-    def __init__(self, server: ApiServer, name: str, *, skew: float = 0.0, note: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        server: ApiServer,
+        name: str,
+        *,
+        skew: float = 0.0,
+        note: Callable[[str], None],
+        led: Callable[[int], None] = lambda epoch: None,
+    ) -> None:
         self.name = name
         self.clock = VirtualClock(skew=skew)
         self.ended = 0
         """Processes that ended by themselves: told to, or because they lead no more."""
         self._server = server
         self._note = note
+        self._led = led
         self._count = 0
         self._pods = 0
         self._process: _Process | None = None
@@ -70,7 +80,8 @@ class Replica:
             return
         self._count += 1
         self._pods += new_pod
-        process = _Process(self._server, f"operator-{self.name}-{self._count}", f"{self.name}_{self._pods}", self.clock)
+        client, identity = f"operator-{self.name}-{self._count}", f"{self.name}_{self._pods}"
+        process = _Process(self._server, client, identity, self.clock, self._led)
         self._process = process
         process.task = process.freezer.spawn(process.operate())
         process.task.add_done_callback(lambda task: self._over(process))
@@ -148,7 +159,9 @@ class Replica:
 class _Process:
     """One process, from its start to its end."""
 
-    def __init__(self, server: ApiServer, name: str, identity: str, clock: VirtualClock) -> None:
+    def __init__(
+        self, server: ApiServer, name: str, identity: str, clock: VirtualClock, led: Callable[[int], None]
+    ) -> None:
         self.name = name
         self.freezer = Freezer()
         self.api = server.client(name)
@@ -159,6 +172,7 @@ class _Process:
         self.dying: asyncio.Task[None] | None = None
         self.task: asyncio.Task[None] | None = None
         self._clock = clock
+        self._led = led
 
     async def operate(self) -> None:
         """See main.operate."""
@@ -181,6 +195,7 @@ class _Process:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.elector.run())
             epoch = await raise_epoch(self.api, NAMESPACE, self.elector.check)
+            self._led(epoch)
             writes = count_writes(CollectorRegistry())
             leader = Leader(self.api, self._clock, epoch=epoch, check_leading=self.elector.check, writes=writes)
             tasks.create_task(leader.run())
