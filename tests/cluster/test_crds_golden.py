@@ -395,7 +395,7 @@ def test_every_field_says_what_it_is_and_where_it_ends(kind: str) -> None:
             assert "second" in field["description"].lower(), f"{path} does not say its unit"
 
 
-def test_every_field_of_a_spec_is_in_a_valid_manifest_or_refused_as_not_built() -> None:
+def test_every_field_of_a_spec_is_in_a_valid_manifest_or_refused_where_it_has_no_place() -> None:
     def given(value: Any, path: str = "") -> Iterator[str]:
         if isinstance(value, dict):
             for name, below in value.items():
@@ -408,10 +408,10 @@ def test_every_field_of_a_spec_is_in_a_valid_manifest_or_refused_as_not_built() 
     seen: set[str] = set()
     for path in [*VALID, *INVALID]:
         manifest = load(path)
-        words = path.read_text().splitlines()[1]
-        if path in VALID or "not supported yet" in words or "parent" in path.stem or "value-from" in path.stem:
+        if path in VALID or any(word in path.stem for word in ("parent", "value-from", "after-group")):
             seen |= {f"{manifest['kind']}{name}" for name in given(manifest.get("spec", {}), ".spec")}
     for kind, schema in schemas().items():
         for name, _ in fields(schema["properties"]["spec"], f"{kind}.spec"):
-            if name not in ("Job.spec.parent.staged",):
+            # A Schedule's job has the schema of a Job's spec (tests/unit/test_crds.py), whose manifests are above.
+            if name != "Job.spec.parent.staged" and not name.startswith("Schedule.spec.job."):
                 assert name in seen, f"no manifest has {name}"
