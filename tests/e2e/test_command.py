@@ -61,7 +61,8 @@ async def test_a_job_is_enqueued_waited_for_and_read(live: Live, command: Comman
     assert out.splitlines()[1].split()[:2] == [name, "Succeeded"]
     assert (await command("why", name))[0].startswith(f"{name} succeeded at ")
     command.program = ["kubectl", "questline"]
-    assert (await command("queues"))[0].splitlines()[1].split()[:4] == ["default", "10", "0", "0"]
+    # What a Queue's status counts may be two seconds old.
+    assert (await command("queues"))[0].splitlines()[1].split()[:2] == ["default", "10"]
 
 
 async def test_the_exit_status_of_wait_is_the_jobs_end(live: Live, command: Command) -> None:
