@@ -564,5 +564,5 @@ def test_the_policies_are_type_checked_without_a_warning(kube: Kube) -> None:
     said = kube.kubectl(
         "get", "validatingadmissionpolicies", "-l", "app.kubernetes.io/part-of=questline", "-o", jsonpath
     )
-    names = ["fence", "immutable", "lineage", "power", "report"]
+    names = ["fence", "immutable", "lineage", "power", "report", "schedule"]
     assert sorted(said.split()) == [f"questline-{name}" for name in names]
