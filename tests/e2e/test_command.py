@@ -172,7 +172,7 @@ async def viewer(live: Live, admin: Path, folder: Path) -> Path:
     await kubectl("create", "serviceaccount", "viewer")
     account = f"--serviceaccount={live.namespace}:viewer"
     await kubectl("create", "rolebinding", "viewer", "--clusterrole=view", account)
-    check = ("auth", "can-i", "list", "questjobs", f"--as=system:serviceaccount:{live.namespace}:viewer")
+    check = ("auth", "can-i", "list", "questjobs.questline.dev", f"--as=system:serviceaccount:{live.namespace}:viewer")
     async with asyncio.timeout(20):  # the authorizer reads a new binding a moment later
         while await kubectl_says_no(admin, live.namespace, *check):
             pass
