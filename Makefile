@@ -43,6 +43,7 @@ lint: $(READY) ## ruff, mypy strict, the layer contracts
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
+	@! git grep -nE '^(<<<<<<<|>>>>>>>) ' || { echo "a merge is not finished: see the lines above"; exit 1; }
 	@diff -r crds charts/questline/crds || { echo "charts/questline/crds is not crds/: run make crds"; exit 1; }
 
 .PHONY: crds

@@ -40,6 +40,8 @@ CONNECTIONS = 64
 WATCH_SECONDS = 290
 RETRY_SECONDS = 30.0
 """How long a call is tried again while the API server does not answer or answers 429 or 5xx."""
+FORBIDDEN_SECONDS = 5.0
+"""... or forbids it: one that has just started does until it has read the roles and the policies."""
 EXIT_CODES = {"Succeeded": 0, "Failed": 1, "Fatal": 1, "Canceled": 1, "Retry": 75, "Snoozed": 75}
 
 log = logging.getLogger("fakeworker")
@@ -254,18 +256,20 @@ class Server:
         headers = {"Content-Type": kind} | ({"Authorization": f"Bearer {token}"} if token else {})
         data = None if body is None else orjson.dumps(body)
         loop = asyncio.get_running_loop()
-        deadline, pause = loop.time() + RETRY_SECONDS, 0.1
+        begun, pause = loop.time(), 0.1
         while True:
+            patience = RETRY_SECONDS
             try:
                 async with session.request(method, path, data=data, headers=headers) as answer:
                     content = await answer.read()
                     if answer.status < 300:
                         return orjson.loads(content)
                     error: Exception = RefusedError(answer.status, _message(content))
-                    again = answer.status == 429 or answer.status >= 500
+                    again = answer.status in (403, 429) or answer.status >= 500
+                    patience = FORBIDDEN_SECONDS if answer.status == 403 else RETRY_SECONDS
             except (aiohttp.ClientError, TimeoutError) as lost:
                 error, again = lost, True
-            if not again or loop.time() > deadline:
+            if not again or loop.time() > begun + patience:
                 raise error
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
             pause = min(pause * 2, 5)

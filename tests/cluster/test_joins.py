@@ -47,14 +47,19 @@ def of_task(fake: Live, task: str) -> list[Job]:
     return [job for job in fake.history.jobs() if job.spec.get("task") == f"tasks:{task}"]
 
 
-def inputs(fake: Live, job: Job) -> Any:
+async def inputs(fake: Live, job: Job) -> Any:
     """What its pod was told that it had waited for, seen in the pod's payload."""
-    payloads = [
-        event.object["metadata"]["annotations"][ANNOTATION_PAYLOAD]
-        for event in fake.history.events
-        if event.resource == PODS and event.object["metadata"]["name"] == job.pod_name(job.attempt)
-    ]
-    return json.loads(payloads[0])["inputs"]
+
+    def payloads() -> list[str]:
+        return [
+            event.object["metadata"]["annotations"][ANNOTATION_PAYLOAD]
+            for event in fake.history.events
+            if event.resource == PODS and event.object["metadata"]["name"] == job.pod_name(job.attempt)
+        ]
+
+    # The watch of pods may be behind the one of Jobs.
+    await fake.history.until(lambda: bool(payloads()), seconds=60)
+    return json.loads(payloads()[0])["inputs"]
 
 
 def counted(told: Any) -> dict[str, int]:
@@ -67,10 +72,10 @@ async def test_a_join_for_the_end_of_a_thousand_runs_once_after_all_though_three
     (left,), (right,) = of_task(fake, "left"), of_task(fake, "right")
     assert {job.state for job in (last, left, right)} == {State.SUCCEEDED}
     fine = CHILDREN - FAILING
-    assert counted(inputs(fake, left)) == {"total": fine, "succeeded": fine}
-    assert counted(inputs(fake, right)) == {"total": FAILING, "failed": FAILING}
-    assert counted(inputs(fake, last)) == {"total": CHILDREN + 4, "succeeded": fine + 4, "failed": FAILING}
-    assert len(inputs(fake, left)["jobs"]) == min(50, fine)
+    assert counted(await inputs(fake, left)) == {"total": fine, "succeeded": fine}
+    assert counted(await inputs(fake, right)) == {"total": FAILING, "failed": FAILING}
+    assert counted(await inputs(fake, last)) == {"total": CHILDREN + 4, "succeeded": fine + 4, "failed": FAILING}
+    assert len((await inputs(fake, left))["jobs"]) == min(50, fine)
     assert last.attempt == 1
     assert violations(fake.history.in_order(), concurrency={"wide": 60}) == []
 
@@ -86,5 +91,5 @@ async def test_a_join_for_success_is_skipped_for_three_and_runs_once_they_have_r
         await fake.edit(name, rerun=1)
     await fake.history.until(lambda: fake.history.job("last").state is State.SUCCEEDED, seconds=60)
     assert {job.state for job in fake.history.jobs()} == {State.SUCCEEDED}
-    assert counted(inputs(fake, fake.history.job("last"))) == {"total": CHILDREN + 4, "succeeded": CHILDREN + 4}
+    assert counted(await inputs(fake, fake.history.job("last"))) == {"total": CHILDREN + 4, "succeeded": CHILDREN + 4}
     assert violations(fake.history.in_order(), concurrency={"wide": 60}) == []

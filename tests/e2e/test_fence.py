@@ -37,24 +37,25 @@ async def test_a_pod_that_a_stopped_leader_had_decided_to_create_is_refused_when
     credentials = operators_kubeconfig(kube, tmp_path / "kubeconfig")
     old = OperatorProcess(credentials, tmp_path / "old.log", str(pods), module="tests.e2e.freezing_operator")
     new = OperatorProcess(credentials, tmp_path / "new.log")
-    async with old, new:
+    async with old:
         old_epoch = await old.leads()
-        await live.apply(a_queue("few", concurrency=2))
-        await live.apply(*(a_job(f"job-{number}", queue="few", command=["true"]) for number in range(JOBS)))
-        new_epoch = await new.leads(seconds=60)
-        jobs = await live.history.settled()
-        old.send(signal.SIGCONT)
-        async with asyncio.timeout(LEAVE_SECONDS):
-            assert await old.ended() == 1
-        stopped = re.search(r"stopped before (\S+)", old.output)
-        assert stopped is not None
-        answer = re.search("the late request was answered: (.*)", old.output)
-        assert answer is not None
-        assert answer[1].startswith(f'403 Forbidden: pods "{stopped[1]}" is forbidden: ')
-        assert f"this operator no longer leads: epoch {old_epoch} is below {new_epoch}" in answer[1]
-        assert old.output.count("leaving: ") == 1
-        await live.history.until(lambda: not any(pod.live for pod in live.history.pods()))
-        assert await new.terminate() == 0
+        async with new:  # only now: the first to ask for the Lease leads
+            await live.apply(a_queue("few", concurrency=2))
+            await live.apply(*(a_job(f"job-{number}", queue="few", command=["true"]) for number in range(JOBS)))
+            new_epoch = await new.leads(seconds=60)
+            jobs = await live.history.settled()
+            old.send(signal.SIGCONT)
+            async with asyncio.timeout(LEAVE_SECONDS):
+                assert await old.ended() == 1
+            stopped = re.search(r"stopped before (\S+)", old.output)
+            assert stopped is not None
+            answer = re.search("the late request was answered: (.*)", old.output)
+            assert answer is not None
+            assert answer[1].startswith(f'403 Forbidden: pods "{stopped[1]}" is forbidden: ')
+            assert f"this operator no longer leads: epoch {old_epoch} is below {new_epoch}" in answer[1]
+            assert old.output.count("leaving: ") == 1
+            await live.history.until(lambda: not any(pod.live for pod in live.history.pods()))
+            assert await new.terminate() == 0
     assert {job.state for job in jobs} == {State.SUCCEEDED}
     events = live.history.in_order()
     assert stopped[1] not in {event.object["metadata"]["name"] for event in events}

@@ -318,7 +318,9 @@ def persist(
     """Sends a request until it is answered definitely, at most for so many seconds.
 
     Repeated are: answers that did not come, 5xx, 429 (not before its Retry-After), 408, and a 409 that is no
-    AlreadyExists, such as a quota's. A 401 is repeated, the token being read anew each time.
+    AlreadyExists, such as a quota's. A 401 is repeated a few times, the token being read anew each time. A write that
+    nobody has granted is repeated for some 3 s: an API server that has just started forbids what it allows once it has
+    read the roles and the policies.
 
     Returns:
         the answer, and whether an earlier try may have had its effect: then AlreadyExists means ours.
@@ -344,7 +346,7 @@ def persist(
             if error.stale and tries == 1:
                 continue
         else:
-            if not _worth_repeating(answer, tries):
+            if not _worth_repeating(method, answer, tries):
                 return answer, maybe_done
             problem = f"{answer.status} {answer.message}"
             maybe_done = maybe_done or answer.status >= 500
@@ -358,16 +360,26 @@ def persist(
         time.sleep(delay)
 
 
-def _worth_repeating(answer: Answer, tries: int) -> bool:
+def _worth_repeating(method: str, answer: Answer, tries: int) -> bool:
     match answer.status:
         case 408 | 429:
             return True
         case 401:
             return tries < 4
+        case 403:
+            return method != "GET" and tries < 6 and _may_be_starting(answer.message)
         case 409:
             return answer.reason != "AlreadyExists"
         case status:
             return status >= 500
+
+
+def _may_be_starting(message: str) -> bool:
+    """Whether a 403 is one that an API server also gives before it has read its roles, or its policies.
+
+    The words are those of its authorizer and of its admission chain; a policy's refusal has words of its own.
+    """
+    return (" cannot " in message and " resource " in message) or "not yet ready to handle request" in message
 
 
 def _retry_after(answer: Answer) -> float:

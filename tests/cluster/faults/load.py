@@ -139,7 +139,8 @@ class _Unit:
             meant = {"broken": BROKEN_ATTEMPTS, "flaky": FLAKY_FAILURES}.get(kind, 0)
             failures = BROKEN_ATTEMPTS if kind == "broken" else len({*range(1, meant + 1)} - _lost(job))
             if job.failures != failures:
-                found.append(f"{name} has failed {job.failures} times, not {failures}")
+                told = [entry.get("message", "") for entry in job.status.get("attempts", ())]
+                found.append(f"{name} has failed {job.failures} times, not {failures}: {told}")
         found += self._family_faults(history.job(f"fan-{self.name}"), jobs, FAN_OUT)
         found += self._family_faults(history.job(f"flaky-fan-{self.name}"), jobs, FLAKY_FAN_OUT)
         once = Counter((job.state, job.reason) for job in self._once(history))

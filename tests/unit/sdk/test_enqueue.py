@@ -231,6 +231,34 @@ def test_an_expired_token_is_refused_after_a_few_tries(attempt: Attempt, in_pod:
         resize.enqueue("a")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        'questjobs.questline.dev is forbidden: User "u" cannot create resource "questjobs"',
+        'questjobs.questline.dev "resize-0a1b2c3d-0" is forbidden: not yet ready to handle request',
+    ],
+)
+def test_an_api_server_that_has_not_read_its_roles_and_policies_yet_is_asked_again(
+    attempt: Attempt, in_pod: ApiServer, words: str
+) -> None:
+    in_pod.faults += [Fault(status=403, reason="Forbidden", message=words)] * 3
+    resize.enqueue("a")
+    assert len(in_pod.posts()) == 4
+    assert totals(attempt) == (1, None)
+
+
+def test_a_right_that_nobody_has_granted_is_refused_after_a_few_tries(
+    attempt: Attempt, in_pod: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enqueue, "ENQUEUE_SECONDS", 10.0)
+    monkeypatch.setattr("questline.client.time.sleep", lambda _seconds: None)
+    words = 'questjobs.questline.dev is forbidden: User "u" cannot create resource "questjobs"'
+    in_pod.reject = lambda _job: (403, "Forbidden", words)
+    with pytest.raises(EnqueueRefused, match="cannot create resource"):
+        resize.enqueue("a")
+    assert len(in_pod.posts()) == 6
+
+
 def test_a_pod_without_a_token_is_told_what_its_worker_lacks(
     attempt: Attempt, in_pod: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
