@@ -1,4 +1,4 @@
-"""docs/queues.md and docs/schedules.md: the manifests run in virtual time, Python prints, words and ticks are right."""
+"""docs/queues.md, uniqueness.md and schedules.md: the manifests run in virtual time, Python prints, words and ticks are right."""
 
 import re
 import subprocess
@@ -69,6 +69,26 @@ def test_the_reasons_of_the_page_on_queues_are_those_of_the_core(spec: dict[str,
     queue = a_queue("emails", **spec)
     hold = why_unclaimed(a_world(queue, runs), waits, Starts(), T0 + 9, max_running_pods=limit)
     assert (hold.reason, shape(hold.message)) in [(reason, shape(message)) for reason, message in rows]
+
+
+@simulated
+async def test_the_manifest_of_the_page_on_uniqueness_runs_once_in_its_window() -> None:
+    (text,) = blocks((DOCS / "uniqueness.md").read_text(), "yaml")
+    manifest = yaml.safe_load(text)
+    window = manifest["spec"]["unique"]["windowSeconds"]
+    async with Cluster() as cluster:
+        for number, seconds in enumerate((0.0, 1.0, window / 2, window / 2 + 1)):
+            await cluster.clock.sleep(seconds)
+            meta = {"name": f"charge-17-{number}", "namespace": NAMESPACE}
+            await cluster.apply({**manifest, "metadata": meta})
+            await cluster.until_settled()
+        jobs = {job.name: (job.state, job.duplicate_of) for job in cluster.jobs()}
+        assert jobs == {
+            "charge-17-0": ("Succeeded", ""),
+            "charge-17-1": ("Skipped", "charge-17-0"),
+            "charge-17-2": ("Skipped", "charge-17-0"),
+            "charge-17-3": ("Succeeded", ""),
+        }
 
 
 @simulated

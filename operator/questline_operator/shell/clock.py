@@ -5,6 +5,10 @@ import time
 from typing import Protocol
 
 
+_MONOTONIC = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux's goes on while the machine is suspended: a leader that wakes up must not trust a Lease that ended long ago."""
+
+
 class Clock(Protocol):
     """What the shell may ask about time. The core is handed plain numbers and asks nothing."""
 
@@ -29,8 +33,8 @@ class SystemClock:
         return time.time()
 
     def monotonic(self) -> float:
-        """Seconds of the machine's monotonic clock."""
-        return time.monotonic()
+        """Seconds since some moment before the start, those of a suspended machine included."""
+        return time.clock_gettime(_MONOTONIC)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep on the event loop."""

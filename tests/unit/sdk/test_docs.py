@@ -66,8 +66,8 @@ class Page:
         return app
 
 
-SDK, RETRIES, CHAINS = Page("sdk.md"), Page("retries.md"), Page("chains.md")
-PAGES = [SDK, RETRIES, CHAINS]
+SDK, RETRIES, CHAINS, UNIQUENESS = Page("sdk.md"), Page("retries.md"), Page("chains.md"), Page("uniqueness.md")
+PAGES = [SDK, RETRIES, CHAINS, UNIQUENESS]
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 each_script = pytest.mark.parametrize(
     ("page", "script", "expected"),
