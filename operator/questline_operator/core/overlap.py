@@ -13,6 +13,19 @@ def unfinished_runs(world: World, schedule_uid: str, before: float) -> list[Job]
     return sorted(unfinished, key=lambda job: job.order)
 
 
+def may_have_unseen(world: World, schedule_uid: str) -> bool:
+    """Whether a run may have a Job that the watch has not shown yet: the answer to our own write, which shows that a Job
+    has ended, is ahead of what that has enqueued."""
+    watched = world.watched
+    if watched is None:
+        return False
+    return any(
+        one.resource_version > watched
+        for job in world.jobs_of_schedule(schedule_uid)
+        for one in (job, *world.descendants_of(job))
+    )
+
+
 def gate_of_replaced(world: World, job: Job) -> Hold | None:
     """A Job that takes the place of earlier ones starts when those, which are cancelled for it, have ended."""
     if job.tick is None or not job.tick.replaces or job.admitted:

@@ -12,6 +12,7 @@ from questline_operator.core.schedule import CalendarError, Schedule, format_tic
 from questline_operator.core.states import Reason
 from questline_operator.core.ticks import (
     JOB_REFUSED,
+    WATCH_SECONDS,
     MakeJob,
     Rest,
     ScheduleStep,
@@ -147,6 +148,13 @@ def test_a_changed_line_counts_from_now_and_a_changed_job_from_the_next_tick() -
     assert "nextTick" not in written
 
 
+def test_a_tick_that_was_made_is_not_made_again_where_line_and_clock_change() -> None:
+    """Its Job's record may be gone by then."""
+    another = a_schedule(status=at(120, lastTick=whole_time_of(60)), generation=2, cron="*/1 * * * *")
+
+    assert change(step(another, now=10.0))["nextTick"] == whole_time_of(120)
+
+
 def test_suspend_makes_nothing_then_or_later() -> None:
     suspended = a_schedule(status=at(0), suspend=True)
     written = change(step(suspended, now=100.0))
@@ -258,6 +266,19 @@ def test_a_run_is_not_over_while_something_that_it_enqueued_is_not() -> None:
     assert isinstance(
         step(schedule, last, a_job("child", state="Failed", spec={"parent": child_of(last)}), now=60.0), MakeJob
     )
+
+
+def test_forbid_waits_where_a_run_may_have_a_child_that_the_watch_has_not_told_yet() -> None:
+    schedule = a_schedule(status=at(60), overlap="Forbid")
+    last = job_of(schedule, 0, state="Succeeded")
+    world = world_of(schedule, last)
+
+    world.watched = last.resource_version - 1
+    assert next_step_of_schedule(world, schedule, T0 + 60, every_minute) == Rest(T0 + 60 + WATCH_SECONDS)
+    world.watched = last.resource_version
+    assert isinstance(next_step_of_schedule(world, schedule, T0 + 60, every_minute), MakeJob)
+    allowing = a_schedule(status=at(60))
+    assert isinstance(next_step_of_schedule(world, allowing, T0 + 60, every_minute), MakeJob)
 
 
 def test_jobs_of_another_schedule_of_that_name_do_not_overlap() -> None:
