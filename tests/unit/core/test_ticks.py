@@ -341,6 +341,24 @@ def test_a_job_that_a_person_runs_again_is_not_replaced_by_what_came_meanwhile()
     assert not isinstance(next_step(world_of(REPLACING, again, SECOND), again, T0 + 61, epoch=EPOCH), WriteStatus)
 
 
+def test_what_a_person_runs_again_of_an_earlier_run_is_neither_replaced_nor_waited_for() -> None:
+    ended = job_of(REPLACING, 0, state="Succeeded")
+    failed = a_job("child", state="Failed", created=1, spec={"parent": child_of(ended), "rerun": 1})
+    found = next_step(world_of(REPLACING, ended, failed, SECOND), failed, T0 + 61, epoch=EPOCH)
+    assert isinstance(found, WriteStatus), "its rerun is carried out"
+    assert found.change["state"] == "Waiting"
+
+    again = a_job("child", state="Waiting", created=1, spec={"parent": child_of(ended), "rerun": 1})
+    below = a_job("below", state="Waiting", created=2, spec={"parent": child_of(again, staged=False)})
+    other = a_job("other", state="Waiting", created=1, spec={"parent": child_of(ended, index=1)})
+    for one in (again, below):
+        found = next_step(world_of(REPLACING, ended, again, below, SECOND), one, T0 + 61, epoch=EPOCH)
+        assert not (isinstance(found, WriteStatus) and found.change.get("state") == "Canceled"), one.name
+    assert not isinstance(next_step(world_of(REPLACING, ended, again, SECOND), SECOND, T0 + 61, epoch=EPOCH), Hold)
+    held = next_step(world_of(REPLACING, ended, again, other, SECOND), SECOND, T0 + 61, epoch=EPOCH)
+    assert isinstance(held, Hold), "the others are"
+
+
 def test_a_schedule_that_allows_overlap_replaces_nothing() -> None:
     allowing = a_schedule(status=at(120))
     first, second = job_of(allowing, 0, state="Waiting"), job_of(allowing, 60, state="Waiting")
