@@ -14,8 +14,10 @@ def unfinished_runs(world: World, schedule_uid: str, before: float) -> list[Job]
 
 
 def may_have_unseen(world: World, schedule_uid: str) -> bool:
-    """Whether a run may have a Job that the watch has not shown yet: the answer to our own write, which shows that a Job
-    has ended, is ahead of what that has enqueued."""
+    """Whether a run may have a Job that the watch has not shown yet.
+
+    The answer to our own write, which shows that a Job has ended, is ahead of what that has enqueued.
+    """
     watched = world.watched
     if watched is None:
         return False
