@@ -224,7 +224,11 @@ class _Handler(BaseHTTPRequestHandler):
         if method == "PATCH":
             kind = self.headers["Content-Type"].removeprefix("application/")
             if kind == "json-patch+json":
-                changed = jsonpatch.apply_patch(found, body)
+                try:
+                    changed = jsonpatch.apply_patch(found, body)
+                except jsonpatch.JsonPatchTestFailed:
+                    words = "the server rejected our request due to an error in our request"
+                    return self._status(422, "Invalid", words)
             else:
                 assert kind == "merge-patch+json"
                 changed = {**found, "spec": {**found["spec"], **body["spec"]}}

@@ -225,6 +225,23 @@ def test_one_that_comes_while_it_is_made_is_looked_at_again(server: Server, comm
     assert command("schedules", "apply", module).stdout.startswith("nightly configured (")
 
 
+def test_one_that_takes_the_place_of_what_was_looked_at_is_left_alone(
+    server: Server, command: Command, write: Write
+) -> None:
+    module = write(TASKS, NIGHTLY)
+    command("schedules", "apply", module)
+
+    def replaced(method: str, _path: str) -> None:
+        if method == "PATCH":
+            server.put("questschedules", "nightly", {"cron": "* * * * *"})["metadata"]["uid"] = "another"
+
+    server.refuse = replaced
+    result = command("schedules", "apply", module)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "nightly not applied: the API server refused to patch Schedule shop/nightly (422 Invalid)" in result.stderr
+    assert spec_of(server, "nightly") == {"cron": "* * * * *"}
+
+
 @pytest.mark.parametrize("dry_run", [(), ("--dry-run",)])
 def test_output_is_what_the_api_has_and_what_a_module_prints_is_no_part_of_it(
     server: Server, command: Command, write: Write, dry_run: tuple[str, ...]

@@ -275,10 +275,15 @@ def test_forbid_waits_where_a_run_may_have_a_child_that_the_watch_has_not_told_y
 
     world.watched = last.resource_version - 1
     assert next_step_of_schedule(world, schedule, T0 + 60, every_minute) == Rest(T0 + 60 + WATCH_SECONDS)
-    world.watched = last.resource_version
-    assert isinstance(next_step_of_schedule(world, schedule, T0 + 60, every_minute), MakeJob)
     allowing = a_schedule(status=at(60))
     assert isinstance(next_step_of_schedule(world, allowing, T0 + 60, every_minute), MakeJob)
+    world.watched = last.resource_version
+    assert isinstance(next_step_of_schedule(world, schedule, T0 + 60, every_minute), MakeJob)
+
+    child = a_job("child", state="Succeeded", spec={"parent": child_of(last)})
+    newer = {**child.raw["metadata"], "resourceVersion": str(last.resource_version + 1)}
+    world.put_job(Job.parse({**child.raw, "metadata": newer}))
+    assert isinstance(next_step_of_schedule(world, schedule, T0 + 60, every_minute), Rest), "it may have enqueued more"
 
 
 def test_jobs_of_another_schedule_of_that_name_do_not_overlap() -> None:
