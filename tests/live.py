@@ -8,13 +8,13 @@ from typing import Any
 
 import yaml
 
-from questline_operator.shell.api import JOBS, NAMESPACES, QUEUES, WORKERS, ApiError, Object, Resource
+from questline_operator.shell.api import JOBS, NAMESPACES, QUEUES, SCHEDULES, WORKERS, ApiError, Object, Resource
 from questline_operator.shell.http_api import HttpApi
 from tests.history import History
 
 API_VERSION = "questline.dev/v1alpha1"
 TASKS = Path(__file__).parent / "e2e" / "tasks.py"
-_RESOURCES = {"Job": JOBS, "Queue": QUEUES, "Worker": WORKERS}
+_RESOURCES = {"Job": JOBS, "Queue": QUEUES, "Schedule": SCHEDULES, "Worker": WORKERS}
 _SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts")
 _ROLE_BINDINGS = Resource("rbac.authorization.k8s.io", "v1", "rolebindings")
 _CONFIG_MAPS = Resource("", "v1", "configmaps")
@@ -93,6 +93,12 @@ def a_job(name: str, task: str = "tasks:work", **spec: Any) -> Object:
     if "command" not in spec:
         spec["task"] = task
     return {"kind": "Job", "metadata": {"name": name}, "spec": spec}
+
+
+def a_schedule(name: str, cron: str = "* * * * *", *, job: Object | None = None, **spec: Any) -> Object:
+    """A Schedule manifest, of every minute and of a task that returns at once unless told otherwise."""
+    spec = {"cron": cron, "job": job or {"task": "tasks:work"}, **spec}
+    return {"kind": "Schedule", "metadata": {"name": name}, "spec": spec}
 
 
 def a_queue(name: str, **spec: Any) -> Object:

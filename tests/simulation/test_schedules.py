@@ -362,6 +362,37 @@ async def test_forbid_makes_none_while_the_last_run_is_not_over() -> None:
 
 
 @simulated
+async def test_forbid_knows_of_a_child_that_the_watch_has_not_told_yet() -> None:
+    """That the parent has succeeded is known from the operator's own write, some seconds ahead of the child."""
+
+    async def parent(attempt: Attempt) -> Ended:
+        await attempt.work(56.0)
+        await attempt.enqueue("tasks:slow")
+        return succeeded()  # a second or two before the next tick
+
+    async with Cluster({"parent": parent, "slow": slow}) as cluster:
+        cluster.server.watch_lag = lambda client, resource: 4.0 if resource == JOBS else 0.0
+        ticks = Ticks(cluster)
+        await cluster.apply(a_schedule("every", overlap="Forbid", job={"task": "tasks:parent"}))
+        await asyncio.sleep(4 * MINUTE + 45)
+        assert len(ticks.made) == 1, "its child runs for 150 s"
+        assert status(cluster)["skipped"]["reason"] == "Overlap"
+        await asyncio.sleep(MINUTE)
+        assert ticks.times[1] == ticks.times[0] + 4 * MINUTE, "and the tick after its end is made"
+
+
+@simulated
+async def test_forbid_makes_each_tick_whose_run_is_over_however_late_the_watch_is() -> None:
+    async with Cluster(seconds=5.0) as cluster:
+        cluster.server.watch_lag = lambda client, resource: 4.0 if resource == JOBS else 0.0
+        ticks = Ticks(cluster)
+        await cluster.apply(a_schedule("every", overlap="Forbid"))
+        await asyncio.sleep(5 * MINUTE + 10)
+        ticks.check()
+        assert len(ticks.made) == 5
+
+
+@simulated
 async def test_replace_cancels_the_run_with_its_descendants_and_starts_when_they_have_ended() -> None:
     async def parent(attempt: Attempt) -> Ended:
         await attempt.enqueue("tasks:deaf")

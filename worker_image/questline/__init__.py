@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from questline.chains import FanOut, chain, fan_out, join
     from questline.enqueue import enqueue_many
     from questline.handle import Handle
+    from questline.schedules import Schedule, schedule
     from questline.stopping import StopRequest
 
 __version__ = "0.1.0"
@@ -71,6 +72,7 @@ __all__ = [
     "QuestlineError",
     "ResultInvalid",
     "Retry",
+    "Schedule",
     "Signal",
     "Snooze",
     "StopRequest",
@@ -84,6 +86,7 @@ __all__ = [
     "fan_out",
     "job",
     "join",
+    "schedule",
 ]
 
 _LAZY = {
@@ -96,6 +99,8 @@ _LAZY = {
     "join": "chains",
     "enqueue_many": "enqueue",
     "Handle": "handle",
+    "Schedule": "schedules",
+    "schedule": "schedules",
     "StopRequest": "stopping",
 }
 

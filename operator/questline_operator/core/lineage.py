@@ -75,9 +75,20 @@ def ancestors(world: World, job: Job) -> list[Job]:
 
 
 def canceled_ancestor(world: World, job: Job) -> Job | None:
-    """The nearest ancestor that was cancelled or replaced; a finished one counts, whose state stays what it was."""
+    """The nearest ancestor that was cancelled or replaced; a finished one counts, whose state stays what it was.
+
+    Below what a person runs again nothing is replaced.
+    """
+    chain = ancestors(world, job)
     return next(
-        (a for a in ancestors(world, job) if a.cancel or a.state is State.CANCELED or successor_of(world, a)), None
+        (
+            a
+            for a in chain
+            if a.cancel
+            or a.state is State.CANCELED
+            or (successor_of(world, a) and not any(one.rerun for one in (job, *chain)))
+        ),
+        None,
     )
 
 

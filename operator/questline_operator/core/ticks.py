@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from questline_operator.core.overlap import unfinished_runs
+from questline_operator.core.overlap import may_have_unseen, unfinished_runs
 from questline_operator.core.schedule import Calendar, CalendarError, Schedule, format_tick
 from questline_operator.core.world import World
 
 IN_TIME_SECONDS = 30.0
 """A tick that is late by no more than this counts as in time: a change of leader takes up to 20 s."""
+
+WATCH_SECONDS = 0.5
+"""A tick that has to wait for the watch of Jobs is looked at again this often."""
 
 JOB_REFUSED = "JobRefused"
 """The condition's reason where the API server takes no such Job."""
@@ -118,6 +121,8 @@ def _step_of_tick(world: World, schedule: Schedule, now: float, calendar: Calend
     if runs and schedule.overlap == "Forbid":
         message = f"Job {runs[0].name} is not finished"
         return WriteSchedule(_passed_over(schedule, tick, "Overlap", message, now, calendar))
+    if schedule.overlap == "Forbid" and may_have_unseen(world, schedule.uid):
+        return Rest(now + WATCH_SECONDS)  # as long as it is not too late
     return MakeJob(tick, replaces=schedule.overlap == "Replace")
 
 
@@ -130,6 +135,7 @@ def _begun(schedule: Schedule, now: float, calendar: Calendar) -> Change:
     """A line that is new, or goes on again: what it says of the time before is nobody's concern. The first one of a
     Schedule counts from its creation, which an operator that was down has not seen."""
     since = now if schedule.status.get("observedGeneration") else schedule.created_at
+    since = max(since, schedule.last_tick or 0.0)  # the clock may have been set back
     change = _following(schedule, since, calendar)
     return {"line": schedule.line, **change, **ready(schedule, *_prospect(schedule, change["nextTick"]), now)}
 

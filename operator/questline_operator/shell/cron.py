@@ -1,12 +1,15 @@
 """The ticks of a cron line, by cronsim and the time zones of the tzdata package or the system."""
 
-from datetime import UTC, datetime
+import math
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
 from questline_operator.core.schedule import CalendarError
+
+DAY_SECONDS = 86_400.0
 
 
 def next_tick(cron: str, time_zone: str, after: float) -> float | None:
@@ -18,23 +21,63 @@ def next_tick(cron: str, time_zone: str, after: float) -> float | None:
     Raises:
         CalendarError: the line or the zone cannot be read.
     """
-    moment = (
-        datetime.fromtimestamp(after, _zone(time_zone)) if time_zone != "UTC" else datetime.fromtimestamp(after, UTC)
-    )
-    if len(cron.split()) != 5:
-        raise CalendarError("CronInvalid", f"spec.cron {cron!r} has {len(cron.split())} fields, five are needed")
+    zone = _zone(time_zone)
+    fields = cron.split()
+    if len(fields) != 5:
+        raise CalendarError("CronInvalid", f"spec.cron {cron!r} has {len(fields)} fields, five are needed")
     try:
-        for tick in CronSim(cron, moment):
-            # An hour that comes twice: what lies in its first round may come out for a moment of its second.
-            if tick.timestamp() > after:
-                return tick.timestamp()
+        if zone is not UTC and (fields[0].startswith("*") or fields[1].startswith("*")):
+            return _by_elapsed_time(cron, zone, after)
+        return _first(cron, zone, after)
     except CronSimError as error:
         raise CalendarError("CronInvalid", f"spec.cron {cron!r} cannot be read: {error}") from None
+
+
+def _first(cron: str, zone: tzinfo, after: float) -> float | None:
+    for tick in CronSim(cron, datetime.fromtimestamp(after, zone)):
+        # An hour that comes twice: what lies in its first round may come out for a moment of its second.
+        if tick.timestamp() > after:
+            return tick.timestamp()
     return None
 
 
+def _by_elapsed_time(cron: str, zone: tzinfo, after: float) -> float | None:
+    """The first moment that a clock of the zone shows and the line means.
+
+    cronsim steps by whole hours from the full one, so that it passes by a tick where clocks change by half an hour, and
+    it takes the midnight that some changes leave out for a time. So it is asked about one offset from UTC at a time.
+    """
+    since = after
+    while True:
+        tick = _first(cron, timezone(_offset(zone, since)), after)
+        change = None if tick is None else _change(zone, since, tick)
+        if change is None:
+            return tick
+        since, after = change, change - 1.0  # a tick may lie at the change
+
+
+def _change(zone: tzinfo, since: float, until: float) -> float | None:
+    """The first second after ``since``, and not after ``until``, that has another offset from UTC than ``since``."""
+    offset, low = _offset(zone, since), math.floor(since)
+    while low < until:
+        high = math.floor(min(low + DAY_SECONDS, until))
+        if _offset(zone, high) != offset:
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (middle, high) if _offset(zone, middle) == offset else (low, middle)
+            return float(high)
+        low = high
+    return None
+
+
+def _offset(zone: tzinfo, moment: float) -> timedelta:
+    return datetime.fromtimestamp(moment, zone).utcoffset() or timedelta(0)
+
+
 @lru_cache(maxsize=1_000)
-def _zone(name: str) -> ZoneInfo:
+def _zone(name: str) -> tzinfo:
+    if name == "UTC":
+        return UTC
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from questline.cli import enqueue, follow, jobs, local, steer  # noqa: F401  each registers its commands
+from questline.cli import enqueue, follow, jobs, local, schedules, steer  # noqa: F401  each registers its commands
 from questline.cli.app import app
 from tests.unit.cli.server import Server, serving
 

@@ -1,4 +1,4 @@
-"""An API server on loopback with Jobs, Queues, Workers, pods and their logs, as far as the command asks of one."""
+"""An API server on loopback with Questline's kinds, pods and their logs, as far as the command asks of one."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import jsonpatch
 import yaml
 
-KINDS = {"questjobs": "Job", "questqueues": "Queue", "questworkers": "Worker", "pods": "Pod"}
+KINDS = {
+    "questjobs": "Job",
+    "questqueues": "Queue",
+    "questworkers": "Worker",
+    "questschedules": "Schedule",
+    "pods": "Pod",
+}
 Refusal = tuple[int, str, str]
 
 
@@ -49,7 +56,7 @@ class Server:
         with self.changed:
             self.version += 1
             namespace = rest.pop("namespace", "shop")
-            labels = rest.pop("labels", None)
+            labels, annotations = rest.pop("labels", None), rest.pop("annotations", None)
             key = (plural, namespace, name)
             meta = {
                 "name": name,
@@ -62,6 +69,8 @@ class Server:
             }
             if labels:
                 meta["labels"] = labels
+            if annotations:
+                meta["annotations"] = annotations
             event = "MODIFIED" if key in self.objects else "ADDED"
             made = {"metadata": meta, "spec": spec or {}, **rest}
             self.objects[key] = made
@@ -163,6 +172,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PATCH(self) -> None:
         self._handle("PATCH")
 
+    def do_DELETE(self) -> None:
+        self._handle("DELETE")
+
     def _handle(self, method: str) -> None:
         api = self.server_api
         raw = self.rfile.read(int(self.headers.get("Content-Length", "0")))
@@ -185,26 +197,46 @@ class _Handler(BaseHTTPRequestHandler):
         if sub == "log":
             return self._log(name, query)
         if method == "POST":
-            return self._post(namespace, body)
+            return self._post(plural, namespace, body, dry_run="dryRun" in query)
         if name:
-            return self._one(method, (plural, namespace, name), body)
+            return self._one(method, (plural, namespace, name), body, dry_run="dryRun" in query)
         return self._watch(plural, query) if "watch" in query else self._list(plural, namespace, query)
 
-    def _post(self, namespace: str, body: Any) -> None:
-        api, name = self.server_api, body["metadata"]["name"]
-        if ("questjobs", namespace, name) in api.objects:
+    def _post(self, plural: str, namespace: str, body: Any, *, dry_run: bool) -> None:
+        api, meta = self.server_api, body["metadata"]
+        if (plural, namespace, meta["name"]) in api.objects:
             return self._status(409, "AlreadyExists", "already exists")
-        return self._json(201, api.put("questjobs", name, body["spec"], namespace=namespace, kind="Job"))
+        if dry_run:
+            return self._json(201, body)
+        rest = {"namespace": namespace, "annotations": meta.get("annotations"), "kind": KINDS[plural]}
+        return self._json(201, api.put(plural, meta["name"], body["spec"], **rest))
 
-    def _one(self, method: str, key: tuple[str, str, str], body: Any) -> None:
+    def _one(self, method: str, key: tuple[str, str, str], body: Any, *, dry_run: bool) -> None:
         api = self.server_api
         found = api.objects.get(key)
         if found is None:
             return self._status(404, "NotFound", f'{key[0]}.questline.dev "{key[2]}" not found')
+        if method == "DELETE":
+            assert body["preconditions"] == {"uid": found["metadata"]["uid"]}
+            if not dry_run:
+                api.remove(key[0], key[2])
+            return self._json(200, {"kind": "Status", "status": "Success"})
         if method == "PATCH":
-            assert self.headers["Content-Type"] == "application/merge-patch+json"
-            rest = {name: value for name, value in found.items() if name not in ("metadata", "spec")}
-            found = api.put(key[0], key[2], {**found["spec"], **body["spec"]}, namespace=key[1], **rest)
+            kind = self.headers["Content-Type"].removeprefix("application/")
+            if kind == "json-patch+json":
+                try:
+                    changed = jsonpatch.apply_patch(found, body)
+                except jsonpatch.JsonPatchTestFailed:
+                    words = "the server rejected our request due to an error in our request"
+                    return self._status(422, "Invalid", words)
+            else:
+                assert kind == "merge-patch+json"
+                changed = {**found, "spec": {**found["spec"], **body["spec"]}}
+            if not dry_run and changed != found:
+                meta = {name: changed["metadata"].get(name) for name in ("labels", "annotations")}
+                rest = {name: value for name, value in changed.items() if name not in ("metadata", "spec")}
+                changed = api.put(key[0], key[2], changed["spec"], namespace=key[1], **meta, **rest)
+            found = changed
         return self._json(200, {"apiVersion": "questline.dev/v1alpha1", "kind": KINDS[key[0]], **found})
 
     def _list(self, plural: str, namespace: str, query: dict[str, str]) -> None:

@@ -17,6 +17,7 @@ from questline.options import Options
 from tests.unit.cli.conftest import Command
 from tests.unit.cli.server import Server
 from tests.unit.cli.test_following import at
+from tests.unit.cli.test_frame import groups_of, names_of
 
 PAGE = (Path(__file__).parents[3] / "docs" / "command.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
@@ -32,12 +33,24 @@ from questline import job
 def process_upload(file_id: str) -> dict[str, bool]:
     return {"processed": True}
 """
+SCHEDULES = """
+from questline import job, schedule
+
+@job
+def write_report(kind: str) -> None: ...
+
+nightly = schedule("nightly-report", cron="30 2 * * *", time_zone="Europe/Berlin", job=write_report.call("nightly"))
+weekly = schedule("weekly-report", cron="0 9 * * MON", time_zone="Europe/Berlin", job=write_report.call("weekly"))
+"""
 
 
 @pytest.fixture
 def example(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """The namespace that the page is about, and a module tasks.py in the current folder."""
+    """The namespace that the page is about, and modules tasks.py and shop.py in the current folder."""
     (tmp_path / "tasks.py").write_text(TASKS)
+    (tmp_path / "shop.py").write_text(SCHEDULES)
+    monkeypatch.setattr("questline.schedules._declared", [])
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "tasks", raising=False)
@@ -47,6 +60,13 @@ def example(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     server.put("questworkers", "default", {"image": "i"}, status={"conditions": ready})
     server.put("questqueues", "mail", {"paused": True})
     server.put("questqueues", "media", {"concurrency": 1}, status={"running": 1, "waiting": 2})
+    condition: dict[str, Any] = {"conditions": [{"type": "Ready", "status": "True"}]}
+    condition |= {"lastTick": "2026-01-31T01:00:00Z", "nextTick": "2026-02-01T01:00:00Z"}
+    for name, task in (("nightly-report", "shop:write_report"), ("old-report", "shop:write_all")):
+        job = {"task": task, "queue": "default", "args": {"kind": "nightly"}}
+        spec = {"cron": "0 2 * * *", "timeZone": "Europe/Berlin", "overlap": "Allow", "catchUpSeconds": 0, "job": job}
+        by = {"questline.dev/declared-by": "shop"}
+        server.put("questschedules", name, spec, annotations=by, status=condition)
     media = {"queue": "media", "task": "media.tasks:resize"}
     server.job("run-1", "Running", media, attempt=1, startedAt="2026-01-31T08:00:00Z")
     server.job("wait-1", "Waiting", media)
@@ -84,11 +104,16 @@ def test_a_command_prints_what_the_page_shows(example: Server, command: Command,
 
 
 def test_every_command_is_in_the_table_and_shown() -> None:
-    names = {one.name or getattr(one.callback, "__name__", "") for one in app.registered_commands}
+    groups = groups_of(app)
+    names = names_of(app) | set(groups)
     table = PAGE.partition("## Which cluster")[0]
-    assert set(re.findall(r"`questline (\w+) ", table)) == names
+    assert set(re.findall(r"`questline (\w+)[ `]", table)) == names
     shown = {line.split()[1] for line, _ in SHOWN}
     assert names - shown == {"resume"}
+    for group, commands in groups.items():
+        assert set(re.findall(rf"`questline {group} (\w+) ", table)) == commands
+        shown_of_group = {line.partition(f"questline {group} ")[2].partition(" ")[0] for line, _ in SHOWN}
+        assert commands - shown_of_group == {"resume"}
 
 
 def test_every_option_of_the_sdk_is_one_of_enqueue_and_named() -> None:

@@ -9,15 +9,26 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from questline import __version__
 from questline.cli.app import app
 from tests.unit.cli.conftest import Command
 from tests.unit.cli.server import Server
 
+GROUPS = {"schedules": {"apply", "suspend", "resume"}}
 COMMANDS = {"enqueue", "get", "tree", "logs", "why", "cancel", "rerun", "pause", "resume", "wait", "queues", "run"}
 CLUSTERLESS = {"run"}
 MAIN = "from questline.cli.main import main; main()"
+
+
+def names_of(commands: typer.Typer) -> set[str]:
+    return {str(one.name or getattr(one.callback, "__name__", "")) for one in commands.registered_commands}
+
+
+def groups_of(commands: typer.Typer) -> dict[str, set[str]]:
+    groups = [one.typer_instance for one in commands.registered_groups]
+    return {str(one.info.name): names_of(one) for one in groups if one is not None}
 
 
 def started(*args: str, **environ: str) -> subprocess.Popen[str]:
@@ -29,9 +40,11 @@ def started(*args: str, **environ: str) -> subprocess.Popen[str]:
 
 
 def test_every_command_is_there_with_help_and_kubectls_flags(command: Command) -> None:
-    assert {one.name or getattr(one.callback, "__name__", "") for one in app.registered_commands} == COMMANDS
-    for name in COMMANDS:
-        result = command(name, "--help")
+    assert names_of(app) == COMMANDS
+    assert groups_of(app) == GROUPS
+    in_groups = {f"{group} {name}" for group, names in GROUPS.items() for name in names}
+    for name in COMMANDS | set(GROUPS) | in_groups:
+        result = command(*name.split(), "--help")
         assert (result.exit_code, name in result.stdout) == (0, True)
         for flag in ("--kubeconfig", "--context", "--namespace"):
             assert (flag in result.stdout) == (name not in CLUSTERLESS), (name, flag)
@@ -53,6 +66,10 @@ def test_the_version_is_told_without_a_cluster(command: Command) -> None:
         ("questline -n other logs ", ["elsewhere"]),
         ("questline get --queue ", ["mail", "media"]),
         ("questline pause ma", ["mail"]),
+        ("questline schedules suspend n", ["nightly"]),
+        ("questline -n other schedules resume ", ["elsewhere"]),
+        ("questline schedules -n other resume ", ["elsewhere"]),
+        ("questline schedules ", ["apply", "resume", "suspend"]),
         ("questline get --state S", ["Starting", "Succeeded", "Skipped"]),
     ],
 )
@@ -62,6 +79,9 @@ def test_the_shell_completes_names_and_states(server: Server, kubeconfig: Path, 
     server.job("elsewhere", namespace="other")
     for name in ("mail", "media"):
         server.put("questqueues", name)
+    for name in ("nightly", "weekly"):
+        server.put("questschedules", name)
+    server.put("questschedules", "elsewhere", namespace="other")
     environ = {
         "KUBECONFIG": str(kubeconfig),
         "_QUESTLINE_COMPLETE": "complete_bash",

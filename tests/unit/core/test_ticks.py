@@ -12,6 +12,7 @@ from questline_operator.core.schedule import CalendarError, Schedule, format_tic
 from questline_operator.core.states import Reason
 from questline_operator.core.ticks import (
     JOB_REFUSED,
+    WATCH_SECONDS,
     MakeJob,
     Rest,
     ScheduleStep,
@@ -147,6 +148,13 @@ def test_a_changed_line_counts_from_now_and_a_changed_job_from_the_next_tick() -
     assert "nextTick" not in written
 
 
+def test_a_tick_that_was_made_is_not_made_again_where_line_and_clock_change() -> None:
+    """Its Job's record may be gone by then."""
+    another = a_schedule(status=at(120, lastTick=whole_time_of(60)), generation=2, cron="*/1 * * * *")
+
+    assert change(step(another, now=10.0))["nextTick"] == whole_time_of(120)
+
+
 def test_suspend_makes_nothing_then_or_later() -> None:
     suspended = a_schedule(status=at(0), suspend=True)
     written = change(step(suspended, now=100.0))
@@ -260,6 +268,24 @@ def test_a_run_is_not_over_while_something_that_it_enqueued_is_not() -> None:
     )
 
 
+def test_forbid_waits_where_a_run_may_have_a_child_that_the_watch_has_not_told_yet() -> None:
+    schedule = a_schedule(status=at(60), overlap="Forbid")
+    last = job_of(schedule, 0, state="Succeeded")
+    world = world_of(schedule, last)
+
+    world.watched = last.resource_version - 1
+    assert next_step_of_schedule(world, schedule, T0 + 60, every_minute) == Rest(T0 + 60 + WATCH_SECONDS)
+    allowing = a_schedule(status=at(60))
+    assert isinstance(next_step_of_schedule(world, allowing, T0 + 60, every_minute), MakeJob)
+    world.watched = last.resource_version
+    assert isinstance(next_step_of_schedule(world, schedule, T0 + 60, every_minute), MakeJob)
+
+    child = a_job("child", state="Succeeded", spec={"parent": child_of(last)})
+    newer = {**child.raw["metadata"], "resourceVersion": str(last.resource_version + 1)}
+    world.put_job(Job.parse({**child.raw, "metadata": newer}))
+    assert isinstance(next_step_of_schedule(world, schedule, T0 + 60, every_minute), Rest), "it may have enqueued more"
+
+
 def test_jobs_of_another_schedule_of_that_name_do_not_overlap() -> None:
     schedule = a_schedule(status=at(60), overlap="Forbid")
     stranger = job_of(schedule, 0)
@@ -318,6 +344,24 @@ def test_a_job_that_a_person_runs_again_is_not_replaced_by_what_came_meanwhile()
     again = job_of(REPLACING, 0, state="Waiting", rerun=1)
 
     assert not isinstance(next_step(world_of(REPLACING, again, SECOND), again, T0 + 61, epoch=EPOCH), WriteStatus)
+
+
+def test_what_a_person_runs_again_of_an_earlier_run_is_neither_replaced_nor_waited_for() -> None:
+    ended = job_of(REPLACING, 0, state="Succeeded")
+    failed = a_job("child", state="Failed", created=1, spec={"parent": child_of(ended), "rerun": 1})
+    found = next_step(world_of(REPLACING, ended, failed, SECOND), failed, T0 + 61, epoch=EPOCH)
+    assert isinstance(found, WriteStatus), "its rerun is carried out"
+    assert found.change["state"] == "Waiting"
+
+    again = a_job("child", state="Waiting", created=1, spec={"parent": child_of(ended), "rerun": 1})
+    below = a_job("below", state="Waiting", created=2, spec={"parent": child_of(again, staged=False)})
+    other = a_job("other", state="Waiting", created=1, spec={"parent": child_of(ended, index=1)})
+    for one in (again, below):
+        found = next_step(world_of(REPLACING, ended, again, below, SECOND), one, T0 + 61, epoch=EPOCH)
+        assert not (isinstance(found, WriteStatus) and found.change.get("state") == "Canceled"), one.name
+    assert not isinstance(next_step(world_of(REPLACING, ended, again, SECOND), SECOND, T0 + 61, epoch=EPOCH), Hold)
+    held = next_step(world_of(REPLACING, ended, again, other, SECOND), SECOND, T0 + 61, epoch=EPOCH)
+    assert isinstance(held, Hold), "the others are"
 
 
 def test_a_schedule_that_allows_overlap_replaces_nothing() -> None:

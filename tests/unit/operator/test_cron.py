@@ -136,3 +136,43 @@ def test_an_unknown_time_zone_is_told_with_its_value(zone: str) -> None:
 def test_a_line_that_never_comes_has_no_tick() -> None:
     """The last weekday of a month is no Sunday."""
     assert next_tick("0 0 LW * */7", "Europe/Berlin", 0.0) is None
+
+
+CHANGES = [
+    (BERLIN, "2026-03-29T01:00:00Z"),
+    (BERLIN, "2026-10-25T01:00:00Z"),
+    ("Australia/Lord_Howe", "2026-04-04T15:00:00Z"),  # by half an hour
+    ("Australia/Lord_Howe", "2026-10-03T15:30:00Z"),
+    ("America/Havana", "2026-03-08T05:00:00Z"),  # at midnight
+    ("America/Havana", "2026-11-01T05:00:00Z"),
+    ("Asia/Beirut", "2026-10-24T21:00:00Z"),
+    ("Antarctica/Troll", "2026-03-29T01:00:00Z"),  # by two hours
+    ("Antarctica/Troll", "2026-10-25T01:00:00Z"),
+    ("Pacific/Apia", "2011-12-30T10:00:00Z"),  # by a day
+]
+
+
+@pytest.mark.parametrize(("zone", "change"), CHANGES)
+@pytest.mark.parametrize("cron", ["*/20 * * * *", "*/30 2 * * *", "*/20 0 * * *", "7 */3 * * *", "0 */2 * * SUN"])
+def test_a_line_with_a_star_ticks_whenever_a_clock_of_the_zone_shows_what_it_means(
+    zone: str, change: str, cron: str
+) -> None:
+    """Each minute of three days is looked at on a clock of the zone."""
+    minutes, hours, _, _, days = cron.split()
+    steps = [int(field.removeprefix("*/")) if "/" in field else None for field in (minutes, hours)]
+
+    def is_meant(at: datetime) -> bool:
+        shown = zip((at.minute, at.hour), (minutes, hours), steps, strict=True)
+        fits = (value % step == 0 if step else field in ("*", str(value)) for value, field, step in shown)
+        return all(fits) and (days == "*" or at.isoweekday() == 7)
+
+    begin = moment(change) - 129_600
+    clock = (datetime.fromtimestamp(begin + 60 * n, ZoneInfo(zone)) for n in range(1, 4_320))
+    expected = [at.isoformat() for at in clock if is_meant(at)]
+    since, until = (datetime.fromtimestamp(at, ZoneInfo(zone)).isoformat() for at in (begin, begin + 60 * 4_319))
+    assert ticks(cron, zone, since, until) == expected
+    draw = random.Random(7)
+    for _ in range(20):
+        at = draw.uniform(begin, begin + 172_800)
+        first = next((text for text in expected if moment(text) > at), None)
+        assert first is None or next_tick(cron, zone, at) == moment(first), at

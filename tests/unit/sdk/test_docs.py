@@ -166,3 +166,14 @@ def test_the_manifest_is_what_the_options_in_python_say(tmp_path: Path) -> None:
     )
     wanted = manifest["spec"] | {"queue": "default"}
     assert json.loads(done.stdout) == wanted
+
+
+def test_the_schedule_in_python_is_the_manifest_of_its_page(tmp_path: Path) -> None:
+    text = (DOCS / "schedules.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(# shop.py\n.*?)```", text, re.DOTALL)
+    manifest = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0])
+    (tmp_path / "shop.py").write_text(code)
+    print_it = "import json, shop; print(json.dumps([shop.nightly.name, shop.nightly.spec]))"
+    done = subprocess.run([sys.executable, "-c", print_it], cwd=tmp_path, capture_output=True, check=True)
+    spec = manifest["spec"] | {"job": manifest["spec"]["job"] | {"queue": "default"}}
+    assert json.loads(done.stdout) == [manifest["metadata"]["name"], spec]

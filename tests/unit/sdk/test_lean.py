@@ -77,7 +77,7 @@ def test_the_version_is_the_distributions() -> None:
 
 
 def test_every_public_name_is_there_and_documented() -> None:
-    assert sorted(questline.__all__, key=str.lower) == sorted(set(questline.__all__), key=str.lower)
+    assert sorted(questline.__all__) == sorted(set(questline.__all__))
     for name in questline.__all__:
         assert name == "__version__" or getattr(questline, name).__doc__, name
     assert set(dir(questline)) == set(questline.__all__)

@@ -9,7 +9,22 @@ from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any, assert_type
 
-from questline import Backoff, Call, FanOut, Handle, Retry, Snooze, chain, current, enqueue_many, fan_out, job, join
+from questline import (
+    Backoff,
+    Call,
+    FanOut,
+    Handle,
+    Retry,
+    Schedule,
+    Snooze,
+    chain,
+    current,
+    enqueue_many,
+    fan_out,
+    job,
+    join,
+    schedule,
+)
 
 
 @job
@@ -66,6 +81,7 @@ assert_type(fan_out([configured.call("a")])[0].result(), int)
 assert_type(fan_out([configured.call("a")]).then(bare.call("b"), policy="Finished"), Handle[list[str]])
 assert_type(join(configured.call("a"), "group", bare.enqueue("a"), trees=[bare.enqueue("b")]), Handle[int])
 assert_type(chain(bare.call("a"), configured.call("b")), list[Handle[Any]])
+assert_type(schedule("s", cron="0 2 * * *", overlap="Forbid", catch_up="1h", job=configured.call("a")), Schedule)
 assert_type(current().results(configured), list[int])
 assert_type(current().results(asynchronous), list[str])
 
@@ -107,6 +123,9 @@ def keyed_otherwise(message: str, recipient: int) -> None: ...
 fan_out([configured])  # type: ignore[arg-type]
 chain(bare)  # type: ignore[arg-type]
 fan_out([configured.call("a")]).then(bare)  # type: ignore[arg-type]
+schedule("s", cron="0 2 * * *", job=bare)  # type: ignore[arg-type]
+schedule("s", cron="0 2 * * *", job=bare.call("a"), overlap="Never")  # type: ignore[arg-type]
+schedule("s", job=bare.call("a"))  # type: ignore[call-arg]
 join(bare.call("a"), "group", policy="Always")  # type: ignore[arg-type]
 current().results(key_of)  # type: ignore[arg-type]
 text: str = configured.enqueue("a").result()  # type: ignore[assignment]

@@ -29,7 +29,8 @@ PAGE = 500
 CONNECTIONS = 8
 
 JOBS, QUEUES, WORKERS, PODS = "questjobs", "questqueues", "questworkers", "pods"
-_WORDS = {JOBS: "Job", QUEUES: "Queue", WORKERS: "Worker", PODS: "Pod"}
+SCHEDULES = "questschedules"
+_WORDS = {JOBS: "Job", QUEUES: "Queue", WORKERS: "Worker", PODS: "Pod", SCHEDULES: "Schedule"}
 
 
 class Cluster:
@@ -74,6 +75,48 @@ class Cluster:
         if answer.status != 200:
             raise self._refusal(answer, "patch", plural, name)
         return answer.json()
+
+    def create(self, plural: str, manifest: Json, *, dry_run: bool = False) -> Json:
+        """Makes an object; with ``dry_run`` all of it is checked and nothing kept.
+
+        Raises:
+            AlreadyThere: there is one of that name, perhaps by a try of this call whose answer was lost.
+            CommandError: it is refused.
+        """
+        name = manifest["metadata"]["name"]
+        answer = self._send("POST", f"{self._path(plural)}{_query(dry_run)}", manifest)
+        if answer.status == 409 and answer.reason == "AlreadyExists":
+            raise AlreadyThere(f"there is a {_WORDS[plural]} {self.namespace}/{name} already")
+        if answer.status not in (200, 201, 202):
+            raise self._refusal(answer, "create", plural, name, is_new=True)
+        return answer.json()
+
+    def change(self, plural: str, before: Json, operations: list[Json], *, dry_run: bool = False) -> Json:
+        """Carries out a JSON Patch on that very object, whatever has become of its status meanwhile.
+
+        Raises:
+            CommandError: it is gone or another has its name, or the change is refused.
+        """
+        metadata = before["metadata"]
+        name = metadata["name"]
+        patch = [{"op": "test", "path": "/metadata/uid", "value": metadata["uid"]}, *operations]
+        path = f"{self._path(plural)}/{name}{_query(dry_run)}"
+        answer = self._send("PATCH", path, patch, "application/json-patch+json")
+        if answer.status != 200:
+            raise self._refusal(answer, "patch", plural, name)
+        return answer.json()
+
+    def delete(self, plural: str, before: Json, *, dry_run: bool = False) -> None:
+        """Deletes that very object; that it is gone already is success.
+
+        Raises:
+            CommandError: another has its name, or the deletion is refused.
+        """
+        metadata = before["metadata"]
+        path = f"{self._path(plural)}/{metadata['name']}{_query(dry_run)}"
+        answer = self._send("DELETE", path, {"preconditions": {"uid": metadata["uid"]}})
+        if answer.status not in (200, 202, 404):
+            raise self._refusal(answer, "delete", plural, metadata["name"])
 
     def together(self, action: Callable[[T], Any], items: list[T]) -> list[CommandError | None]:
         """Carries out the action on all items, a few at once; what went wrong with each."""
@@ -203,7 +246,7 @@ class Cluster:
             query["fieldSelector"] = ",".join(f"{name}={value}" for name, value in fields.items())
         return query
 
-    def _send(self, method: str, path: str, body: Json | None = None, content_type: str = "application/json") -> Answer:
+    def _send(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Answer:
         data = None if body is None else json.dumps(body).encode()
         try:
             answer, _ = persist(self.transport, method, path, data, content_type=content_type, seconds=TRY_SECONDS)
@@ -220,11 +263,12 @@ class Cluster:
         group = "/api/v1" if plural == PODS else "/apis/questline.dev/v1alpha1"
         return f"{group}/{plural}" if everywhere else f"{group}/namespaces/{namespace or self.namespace}/{plural}"
 
-    def _refusal(self, answer: Answer, verb: str, plural: str, name: str = "") -> CommandError:
+    def _refusal(self, answer: Answer, verb: str, plural: str, name: str = "", *, is_new: bool = False) -> CommandError:
         what = f"{_WORDS[plural]} {self.namespace}/{name}" if name else f"{plural} of namespace {self.namespace}"
-        if answer.status == 404 and name and "could not find the requested resource" not in answer.message:
+        is_404 = answer.status == 404 and not is_new  # of what is to be made, its namespace is what is missing
+        if is_404 and name and "could not find the requested resource" not in answer.message:
             return NotFound(f"there is no {what} ({self.where})")
-        if answer.status == 404:
+        if is_404:
             return CommandError(
                 f"{self.where} has no {plural}: install Questline there (helm install), or give another --context"
             )
@@ -239,8 +283,16 @@ class NotFound(CommandError):  # noqa: N818  as the API calls it
     """There is no object of that name."""
 
 
+class AlreadyThere(CommandError):  # noqa: N818
+    """There is an object of that name."""
+
+
 class PodGone(CommandError):  # noqa: N818
     """The pod is gone, and its log with it."""
+
+
+def _query(dry_run: bool) -> str:
+    return "?dryRun=All" if dry_run else ""
 
 
 def merged(sources: Mapping[str, Iterator[T]]) -> Iterator[tuple[str, T]]:

@@ -43,8 +43,7 @@ def run(
             f"{PAYLOAD_ENV} is set, so this is a worker pod: the command there is python -m questline run"
         )
     given = parse_args(args)
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    look_here_for_modules()
     recorder = _Recorder()
     begun = _attempt(task, given, attempt, max_attempts, recorder)
     attempts.begin(begun)
@@ -74,6 +73,12 @@ def run(
         again = f", again in {ending.delay_seconds:g} s" if ending.delay_seconds is not None else ""
         note(f"questline: {ending.outcome}{f' ({ending.reason})' if ending.reason else ''}: {ending.message}{again}")
     return 1 if ending.outcome == "Canceled" else ending.exit_code
+
+
+def look_here_for_modules() -> None:
+    """The current folder comes first where modules are looked for."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
 
 
 def _attempt(task: str, args: dict[str, Any], number: int, max_attempts: int, recorder: _Recorder) -> Attempt:

@@ -14,7 +14,7 @@ def main() -> None:
         import yaml  # noqa: F401
     except ImportError as error:
         sys.exit(f"questline: {error.name} is not installed: pip install 'questline[cli]'")
-    from questline.cli import enqueue, follow, jobs, local, steer  # noqa: F401  each registers its own commands
+    from questline.cli import enqueue, follow, jobs, local, schedules, steer  # noqa: F401  each registers its own commands
     from questline.cli.app import app
 
     name = Path(sys.argv[0]).name

@@ -110,6 +110,30 @@ def queue_table(queues: Sequence[dict[str, Any]], *, everywhere: bool) -> None:
     print_table(["NAMESPACE", *columns] if everywhere else columns, rows)
 
 
+def schedule_table(schedules: Sequence[dict[str, Any]], *, everywhere: bool) -> None:
+    """The columns of `kubectl get questschedules`, and what its condition says where one is not Ready."""
+    rows = []
+    for schedule in schedules:
+        spec, status = schedule["spec"], schedule.get("status") or {}
+        ready: dict[str, Any] = next((one for one in status.get("conditions", ()) if one["type"] == "Ready"), {})
+        row = [
+            schedule["metadata"]["name"],
+            spec["cron"],
+            spec.get("timeZone", "UTC"),
+            str(bool(spec.get("suspend"))).lower(),
+            ready.get("status", ""),
+            age(status.get("lastTick", "")),
+            status.get("nextTick", ""),
+            age(schedule["metadata"].get("creationTimestamp", "")),
+            "" if ready.get("status") == "True" else ready.get("message", ""),
+        ]
+        rows.append([schedule["metadata"]["namespace"], *row] if everywhere else row)
+    columns = ["NAME", "CRON", "ZONE", "SUSPEND", "READY", "LAST", "NEXT", "AGE", "MESSAGE"]
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    print_table(["NAMESPACE", *columns] if everywhere else columns, rows)
+
+
 def age(created: str) -> str:
     """How long ago that was, as kubectl says it."""
     if not created:
