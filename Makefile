@@ -56,7 +56,8 @@ test-unit: $(READY) ## the tests that need no cluster
 
 .PHONY: test
 test: lint test-unit install ## every test, on a real cluster that it builds and starts
-	$(PYTHON) -m pytest tests/cluster tests/e2e -m 'not long'
+	$(PYTHON) -m pytest tests/cluster tests/e2e -m 'not long and not exclusive' -n 3 --dist loadgroup
+	$(PYTHON) -m pytest tests/cluster tests/e2e -m 'not long and exclusive'
 
 .PHONY: test-long
 test-long: lint test-unit install ## what takes longer than `make test`

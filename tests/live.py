@@ -8,7 +8,17 @@ from typing import Any
 
 import yaml
 
-from questline_operator.shell.api import JOBS, NAMESPACES, QUEUES, SCHEDULES, WORKERS, ApiError, Object, Resource
+from questline_operator.shell.api import (
+    JOBS,
+    NAMESPACES,
+    QUEUES,
+    SCHEDULES,
+    WORKERS,
+    ApiError,
+    NoAnswerError,
+    Object,
+    Resource,
+)
 from questline_operator.shell.http_api import HttpApi
 from tests.history import History
 
@@ -61,13 +71,24 @@ class Live:
         self._connections = asyncio.Semaphore(CONNECTIONS)
 
     async def apply(self, *manifests: Object) -> None:
-        """Create them by parallel requests."""
+        """Create them by parallel requests, each repeated until it is answered."""
         await asyncio.gather(*(self._create(manifest) for manifest in manifests))
 
     async def _create(self, manifest: Object) -> None:
         body = {"apiVersion": API_VERSION, **manifest}
         async with self._connections:
-            await self.api.create(_RESOURCES[manifest["kind"]], self.namespace, body)
+            maybe_applied = False
+            while True:
+                try:
+                    await self.api.create(_RESOURCES[manifest["kind"]], self.namespace, body)
+                except NoAnswerError:
+                    maybe_applied = True
+                except ApiError as error:
+                    if maybe_applied and error.reason == "AlreadyExists":
+                        return
+                    raise
+                else:
+                    return
 
     async def job(self, name: str, task: str = "tasks:work", **spec: Any) -> str:
         """Create a Job of a task (or a command); returns its name."""

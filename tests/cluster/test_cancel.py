@@ -11,7 +11,7 @@ from questline_operator.shell.api import JOBS
 from tests.live import Live, a_queue
 from tests.verdict import Verdict
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.exclusive]
 
 BRANCHES, LEAVES = 4, 60
 """Each branch fails once after it has enqueued, so that it enqueues twice as many."""

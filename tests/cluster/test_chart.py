@@ -11,7 +11,7 @@ import yaml
 
 from tests.kube import Json, Kube
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.exclusive]
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "questline"

@@ -12,7 +12,7 @@ from questline_operator.shell.api import PODS
 from tests.live import Live, a_queue
 from tests.verdict import violations
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.exclusive]
 
 CHILDREN = int(os.environ.get("QUESTLINE_JOIN_CHILDREN", "1000"))
 FAILING = 3

@@ -15,6 +15,7 @@ OPERATOR_PODS = "/api/v1/namespaces/questline-system/pods"
 
 
 @pytest.mark.cluster
+@pytest.mark.exclusive
 async def test_a_tree_of_three_hundred_costs_three_writes_a_job_and_keeps_its_queue(fake: Live, kube: Kube) -> None:
     await fake.apply(a_queue("emails", concurrency=20))
     before = job_and_pod_writes(kube)

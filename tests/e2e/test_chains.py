@@ -2,8 +2,12 @@
 
 import statistics
 
+import pytest
+
 from questline_operator.core.states import State
 from tests.live import Live, a_job
+
+pytestmark = pytest.mark.exclusive
 
 RUNS = 20
 HOP_LIMIT_SECONDS = 1.0

@@ -24,6 +24,8 @@ from tests.kube import Kube
 from tests.live import Live
 from tests.verdict import Verdict
 
+pytestmark = pytest.mark.exclusive
+
 RECORDS = Path(__file__).parents[2] / ".cluster" / "records"
 TERM_SECONDS = 3.0
 KILL_SECONDS = 20.0

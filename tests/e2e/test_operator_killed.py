@@ -13,6 +13,8 @@ from tests.e2e.operator_process import leading_operator
 from tests.history import History
 from tests.verdict import violations
 
+pytestmark = pytest.mark.exclusive
+
 ROOT = Path(__file__).parents[2]
 KILLS = 10
 

@@ -175,6 +175,7 @@ async def not_just_before_a_minute() -> None:
         await asyncio.sleep(left)  # a moment to come is told by the clock alone
 
 
+@pytest.mark.exclusive
 async def test_a_tick_makes_one_job_each_that_runs_though_the_operator_is_killed_at_that_moment(
     live: Live, kube: Kube, installed: Path, tmp_path: Path, schedules: Schedules
 ) -> None:

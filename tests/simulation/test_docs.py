@@ -1,4 +1,4 @@
-"""docs/queues.md, uniqueness.md and schedules.md: the manifests run in virtual time, Python prints, words and ticks are right."""
+"""docs/queues.md, uniqueness.md and schedules.md: what they show runs, in virtual time, and is right."""
 
 import re
 import subprocess

@@ -15,6 +15,13 @@ RECORDS = Path(__file__).parents[3] / ".cluster" / "records"
 """From these docs/reliability.md has its numbers."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What breaks the cluster has it for itself."""
+    for item in items:
+        if "/faults/" in str(item.path):
+            item.add_marker(pytest.mark.exclusive)
+
+
 @pytest.fixture
 def records(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Callable[[Verdict], None]:
     """Keeps a verdict under the test's name, prints it, and fails where it holds a violation."""
