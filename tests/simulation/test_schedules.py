@@ -237,6 +237,21 @@ def test_after_an_outage_the_ticks_that_are_not_too_late_are_made_up_for(catch_u
 
 
 @simulated
+async def test_a_clock_that_was_a_day_ahead_for_some_seconds_costs_no_tick() -> None:
+    async with Cluster() as cluster:
+        ticks = Ticks(cluster)
+        await cluster.apply(a_schedule("every"))
+        await cluster.until(lambda: len(ticks.made) == 1)
+        await asyncio.sleep(10)
+        cluster.clock.jump(86_400)
+        await cluster.until(lambda: "skipped" in status(cluster), seconds=5)
+        cluster.clock.jump(-86_400)
+        await asyncio.sleep(5 * MINUTE)
+        ticks.check()
+        assert ticks.times == [ticks.times[0] + n * MINUTE for n in range(6)]
+
+
+@simulated
 async def test_a_schedule_made_during_an_outage_counts_from_its_creation() -> None:
     async with Cluster() as cluster:
         ticks = Ticks(cluster)

@@ -110,6 +110,8 @@ def still_may_make(schedule: Schedule, tick: float) -> bool:
 def _step_of_tick(world: World, schedule: Schedule, now: float, calendar: Calendar) -> ScheduleStep:
     tick = schedule.next_tick
     if tick is None or now < tick:
+        if tick is not None and _moved_on_too_far(schedule, tick, now, calendar):
+            return WriteSchedule(_following(schedule, max(now, schedule.last_tick or 0.0), calendar))
         told = {**ready(schedule, *_prospect(schedule, tick), now)}
         return _settled(schedule, told, tick)
     oldest = now - max(schedule.catch_up_seconds, IN_TIME_SECONDS)
@@ -124,6 +126,12 @@ def _step_of_tick(world: World, schedule: Schedule, now: float, calendar: Calend
     if schedule.overlap == "Forbid" and may_have_unseen(world, schedule.uid):
         return Rest(now + WATCH_SECONDS)  # as long as it is not too late
     return MakeJob(tick, replaces=schedule.overlap == "Replace")
+
+
+def _moved_on_too_far(schedule: Schedule, tick: float, now: float, calendar: Calendar) -> bool:
+    """Whether ticks that are to come were passed over, by a clock that was ahead. Leaders' clocks differ by less."""
+    first = calendar(schedule.cron, schedule.time_zone, max(now + IN_TIME_SECONDS, schedule.last_tick or 0.0))
+    return first is not None and first < tick
 
 
 def _is_made(world: World, schedule: Schedule, tick: float) -> bool:

@@ -155,6 +155,17 @@ def test_a_tick_that_was_made_is_not_made_again_where_line_and_clock_change() ->
     assert change(step(another, now=10.0))["nextTick"] == whole_time_of(120)
 
 
+def test_a_clock_that_was_ahead_and_is_set_right_costs_no_tick_to_come() -> None:
+    """While it was, ticks were passed over as late; what was made is not made again."""
+    ahead = a_schedule(status=at(86_460, lastTick=whole_time_of(-60)))
+    assert change(step(ahead, now=10.0))["nextTick"] == whole_time_of(60)
+
+    made_one = a_schedule(status=at(86_460, lastTick=whole_time_of(3_600)))
+    assert change(step(made_one, now=10.0))["nextTick"] == whole_time_of(3_660)
+    next_to_it = a_schedule(status=at(120))
+    assert step(next_to_it, now=59.0) == Rest(T0 + 120), "another leader's clock may be some seconds ahead"
+
+
 def test_suspend_makes_nothing_then_or_later() -> None:
     suspended = a_schedule(status=at(0), suspend=True)
     written = change(step(suspended, now=100.0))
