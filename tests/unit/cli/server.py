@@ -218,7 +218,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._status(404, "NotFound", f'{key[0]}.questline.dev "{key[2]}" not found')
         if method == "DELETE":
             assert body["preconditions"] == {"uid": found["metadata"]["uid"]}
-            if not dry_run:
+            if body.get("dryRun") != ["All"]:  # the options in the body stand for all, as on the real one
                 api.remove(key[0], key[2])
             return self._json(200, {"kind": "Status", "status": "Success"})
         if method == "PATCH":

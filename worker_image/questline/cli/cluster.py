@@ -113,8 +113,10 @@ class Cluster:
             CommandError: another has its name, or the deletion is refused.
         """
         metadata = before["metadata"]
-        path = f"{self._path(plural)}/{metadata['name']}{_query(dry_run)}"
-        answer = self._send("DELETE", path, {"preconditions": {"uid": metadata["uid"]}})
+        options: Json = {"preconditions": {"uid": metadata["uid"]}}
+        if dry_run:  # a query beside a body of options is not looked at
+            options["dryRun"] = ["All"]
+        answer = self._send("DELETE", f"{self._path(plural)}/{metadata['name']}", options)
         if answer.status not in (200, 202, 404):
             raise self._refusal(answer, "delete", plural, metadata["name"])
 
