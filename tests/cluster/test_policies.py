@@ -10,7 +10,7 @@ import pytest
 
 from tests.kube import APPLY_PATCH, Answer, Json, Kube
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.exclusive]
 
 SYSTEM = "questline-system"
 OPERATOR = "questline-operator"
