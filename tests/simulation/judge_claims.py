@@ -180,8 +180,11 @@ class ClaimJudge:
         return max(created, parse_time(entry["finishedAt"])) if entry else created
 
     def _judge_rerun(self, raw: Object) -> None:
-        """One that has run before waits until no other of its key runs; its ancestors do not count."""
+        """One that has run before waits until no other of its key runs; its ancestors do not count, and one that was
+        that of its window goes on at once."""
         judge, key = self._judge, unique_key(raw)
+        if key is not None and raw["spec"]["unique"].get("scope") == "Window":
+            return
         for uid in self._rivals[key] if key is not None else ():
             other = judge.jobs[uid]
             runs = uid in judge.alive and judge.waits(other) and judge.is_claimed_in_its_run(other)
