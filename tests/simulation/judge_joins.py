@@ -105,6 +105,10 @@ class JoinJudge:
                 found.append(judge.jobs[uid])
         return found
 
+    def all_members(self, raw: Object) -> list[Object]:
+        """All that its `after` names."""
+        return [member for kind, name in _items(raw) for member in self.members(raw, kind, name)]
+
     def _of_group(self, raw: Object, name: str) -> list[Object]:
         """The children of its parent's attempt that are of the group, deleted ones too; the last of each name."""
         parent = raw["spec"].get("parent")
@@ -240,7 +244,7 @@ class JoinJudge:
         counted = sum(summary[how] for how in ("succeeded", "failed", "skipped", "canceled"))
         if counted != summary["total"] or len(inputs["jobs"]) > summary["total"]:
             self._judge.broken(6, f"{name} has the inputs {inputs}")
-        members = [one for kind, target in _items(raw) for one in self.members(raw, kind, target)]
+        members = self.all_members(raw)
         known = {one["metadata"]["name"] for one in members if one["metadata"]["uid"] in self._judge.alive}
         told = {one["name"]: one["state"] for one in inputs["jobs"]}
         if raw["spec"].get("afterPolicy", "Succeeded") == "Succeeded" and raw["status"]["attempt"] == 1:

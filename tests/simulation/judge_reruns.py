@@ -45,7 +45,7 @@ class RerunJudge:
         name, asked = raw["metadata"]["name"], new.get("observedRerun", 0) > old.get("observedRerun", 0)
         if asked and new["observedRerun"] > raw["spec"].get("rerun", 0):
             judge.broken(7, f"{name} ran again for rerun {new['observedRerun']}, which nobody has asked for")
-        if not asked and not self._went_on(old):
+        if not asked and not self._went_on(old) and not self._duplicate_went_on(raw):
             judge.broken(7, f"{name}: {old['state']} {old.get('reason', '')} -> Waiting, and nobody has asked for it")
         if new.get("failures", 0):
             judge.broken(7, f"{name} runs again with {new['failures']} failures")
@@ -68,6 +68,17 @@ class RerunJudge:
         if upstream is None or now is None or old.get("reason") != "UpstreamFailed":
             return False
         return now["status"]["state"] not in TERMINAL or now["status"]["finishes"] > upstream["finishes"]
+
+    def _duplicate_went_on(self, raw: Object) -> bool:
+        """Whether a duplicate that it waits for, whose original it was skipped for, was made to run again since."""
+        judge = self._judge
+        armed = [judge.armed.get(one["metadata"]["uid"]) for one in judge.joins.all_members(raw)]
+        return any(
+            one is not None
+            and one.at >= judge.ended_at[raw["metadata"]["uid"]]
+            and one.before["status"].get("reason") == "Duplicate"
+            for one in armed
+        )
 
     def is_due(self, raw: Object) -> bool:
         """Whether it has ended, is to run again, and nothing keeps it from that."""

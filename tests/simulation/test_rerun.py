@@ -272,3 +272,29 @@ async def test_a_late_child_of_a_success_without_children_stays_one_when_its_par
         await cluster.edit(child, rerun=1)
         await cluster.until(lambda: cluster.job(child).finishes == 2)
         assert cluster.states()[child] == "Skipped LateChild"
+
+
+@pytest.mark.parametrize("after", ["job", "tree"])
+def test_what_was_skipped_for_a_duplicates_original_runs_when_the_duplicate_has_run_itself(after: str) -> None:
+    @simulated
+    async def run() -> None:
+        async def original(attempt: Attempt) -> Ended:
+            await attempt.work(5.0)
+            return failed()
+
+        async with Cluster({"original": original}) as cluster:
+            unique = {"key": "k"}
+            await cluster.apply(a_job("original", unique=unique, maxAttempts=1))
+            await cluster.until(lambda: len(cluster.kubelet.running) == 1)
+            await cluster.apply(a_job("duplicate", unique=unique), a_job("next", after=[{after: "duplicate"}]))
+            await cluster.until_settled()
+            assert cluster.states()["next"] == "Skipped UpstreamFailed"
+            await cluster.edit("duplicate", rerun=1)
+            await cluster.until(lambda: cluster.state("next") == "Succeeded", seconds=30)
+            assert cluster.states() == {
+                "original": "Failed TaskError",
+                "duplicate": "Succeeded",
+                "next": "Succeeded",
+            }
+
+    run()
