@@ -160,6 +160,8 @@ class Life:
         self._note("calm")
         people.cancel_a_tree()
         people.run_one_again()
+        for ask in self.plan.last:
+            await people.do(ask)
         await asyncio.sleep(2.0)
         await self.cluster.apply(a_queue("later", concurrency=3))
         people.set_queues(paused=False)

@@ -114,6 +114,7 @@ class Judge:
             self.schedules.see_schedule(change)
         elif change.resource == PODS and LABEL_JOB in change.object["metadata"].get("labels", {}):
             self._see_pod(change)
+        self._claims.judge_promptness()
 
     def broken(self, rule: int | str, what: str) -> None:
         """Note what was broken: an invariant by its number, or a rule in words."""

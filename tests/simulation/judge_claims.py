@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 LATE_CLOCK_SECONDS = 5.0
 """A clock that is wrong by more ends a window early or late."""
+REJECTED_SECONDS = 10.0
+"""So long after it is calm a queue may yet wait to try whether pods are taken again."""
+PROMPT_SECONDS = 1.0
+"""In the calm, from the moment from which a Job could start to its claim."""
 PRIORITY_SECONDS = 0.5
 """Claims that were decided together are written within this time."""
 
@@ -32,6 +36,7 @@ class ClaimJudge:
         self._suspended_at: dict[str, float] = {}
         self._rivals: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         self._decided_at: dict[str, str] = {}
+        self._ready_since: dict[str, float] = {}
         self._overtaken: dict[str, tuple[float, str]] = {}
         """Jobs that were ready before one of lower priority was claimed: until when, and by whom."""
 
@@ -92,9 +97,23 @@ class ClaimJudge:
             if of_other == queue:
                 goes_first = judge.jobs[other]["spec"].get("priority", 0) > priority
             else:
-                goes_first = self._priority_of(of_other) > of_queue and judge.slots.has_free_slot(of_other)
+                goes_first = self._priority_of(of_other) > of_queue
             if goes_first and self._is_surely_ready(judge.jobs[other]):
                 self._overtaken.setdefault(other, (judge.now + PRIORITY_SECONDS, raw["metadata"]["name"]))
+
+    def judge_promptness(self) -> None:
+        """In the calm, whoever could start does: no Job is forgotten, and none is held up by another's key."""
+        judge = self._judge
+        if judge.now < judge.calm_since + REJECTED_SECONDS or not judge.slots.has_room:
+            self._ready_since.clear()
+            return
+        for uid in judge.alive:
+            raw = judge.jobs[uid]
+            if raw["status"]["state"] != "Waiting" or not self._is_surely_ready(raw):
+                self._ready_since.pop(uid, None)
+            elif judge.now > self._ready_since.setdefault(uid, judge.now) + PROMPT_SECONDS:
+                self._ready_since[uid] = float("inf")
+                judge.broken(1, f"{raw['metadata']['name']} could start, and does not")
 
     def _priority_of(self, queue: str) -> int:
         priorities = self._judge.slots.in_force(queue, "priority")
@@ -111,7 +130,7 @@ class ClaimJudge:
             and self._judge.changed_at[raw["metadata"]["uid"]] < self._judge.late_since
             and in_force(queue, "paused") in ([None], [False])
             and in_force(queue, "rateLimit") == [None]
-            and ("key" not in spec or in_force(queue, "perKeyConcurrency") == [None])
+            and self._judge.slots.has_free_slot(queue, spec.get("key", ""))
             and ANNOTATION_REPLACES not in raw["metadata"].get("annotations", {})
             and len(in_force(queue, "priority")) == 1
         )

@@ -77,10 +77,18 @@ class SlotJudge:
         values = [spec.get(field) for (_, spec), end in zip(specs, ends, strict=True) if end > self._judge.late_since]
         return [value for place, value in enumerate(values) if value not in values[place + 1 :]]
 
-    def has_free_slot(self, queue: str) -> bool:
-        """Whether one is surely free, whatever the operator goes by."""
-        allowed = self.in_force(queue, "concurrency")
+    def has_free_slot(self, queue: str, key: str = "") -> bool:
+        """Whether one is surely free, of the key too, whatever the operator goes by."""
+        allowed, of_key = self.in_force(queue, "concurrency"), self.in_force(queue, "perKeyConcurrency")
+        least = min((number for number in of_key if number is not None), default=None)
+        if key and least is not None and sum(place == (queue, key) for place in self._holders.values()) >= least:
+            return False
         return bool(allowed) and sum(of == queue for of, _ in self._holders.values()) < min(allowed)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the operator's own limit lets one more pod run."""
+        return self._max_running_pods is None or len(self._running) < self._max_running_pods
 
     # Claims
 

@@ -333,6 +333,7 @@ class Plan(_Value):
         max_running_pods: the operators' own limit.
         notice: seconds from a container's end to its status, and from that to the pod's phase.
         rest: seconds from the last deed to the moment from which everything is mended.
+        last: what is asked for when all is mended, before anything that waits goes on.
     """
 
     seed: int = 0
@@ -345,6 +346,7 @@ class Plan(_Value):
     max_running_pods: int | None = None
     notice: tuple[float, float] = (0.05, 0.05)
     rest: float = 0.0
+    last: Sequence[Ask] = ()
     scripts: Sequence[Script] = (Script(),)
     deeds: Sequence[Deed] = ()
 

@@ -133,6 +133,14 @@ _asks = st.builds(
     ttl=st.sampled_from((None,) * 4 + (0, 1)),
     run_at=st.sampled_from((0,) * 7 + (3, 15)),
 )
+# When all is mended whatever could start has to, and in order.
+_last_asks = st.builds(
+    Ask,
+    queue=st.sampled_from(("keyed", "keyed", "keyed", "narrow", "wide")),
+    key=_keys,
+    scripts=_scripts_of,
+    priority=st.sampled_from((0, 0, 5)),
+)
 _edits = st.builds(
     EditJob,
     pause=_pauses,
@@ -206,9 +214,11 @@ _schedules = st.builds(
     catch_up=st.integers(0, len(CATCH_UPS) - 1),
     suspend=st.sampled_from((False,) * 7 + (True,)),
     queue=st.sampled_from(("default", "narrow", "wide", "keyed")),
-    scripts=_scripts_of,
+    scripts=st.one_of(st.just((-1,)), st.just((-2,)), _scripts_of),
     ttl=st.sampled_from((0, None)),
 )
+_LONG = (Script(work=0.5, children=(Child(scripts=(-1,)),)), Script(work=80.0))
+"""The last scripts of a life with Schedules: a run, or what it has enqueued, that is not over at the next tick."""
 _ticks = st.builds(AwaitTick, offset=st.sampled_from((0.0, 0.004, 0.1, 0.3, 1.0, 2.5, 6.0, -0.5, -3.0)))
 _schedule_edits = st.one_of(
     _ticks,
@@ -288,7 +298,8 @@ def plans(draw: st.DrawFn) -> Plan:
         rate=draw(st.integers(1, len(RATES) - 1)),
         max_running_pods=draw(st.sampled_from((None, None, 2, 4))),
         notice=draw(st.tuples(*[st.sampled_from((0.05, 0.3, 1.0, 2.0))] * 2)),
+        last=draw(_some(_last_asks, 8)),
         rest=draw(st.sampled_from((0.0, 5.0, 20.0, 40.0))),
-        scripts=drawn(_scripts, 2, 6) or (Script(),),
+        scripts=(drawn(_scripts, 2, 6) or (Script(),)) + (_LONG if scheduled else ()),
         deeds=deeds,
     )
