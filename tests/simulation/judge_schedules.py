@@ -159,9 +159,12 @@ class ScheduleJudge:
                 judge.broken("overlap Forbid", f"{name} was made while {going_on[0]['metadata']['name']} is not over")
 
     def _going_on(self, run: str) -> list[Object]:
-        """What of a run has surely not ended, and may yet."""
+        """What of a run has surely not ended, and may yet. A child that somebody runs again when the run's own Job is
+        deleted belongs to none any more."""
         judge = self._judge
-        jobs = [judge.jobs[uid] for uid in (run, *judge.descendants(run, alive=True)) if uid in judge.alive]
+        if run not in judge.alive:
+            return []
+        jobs = [judge.jobs[uid] for uid in (run, *judge.descendants(run, alive=True))]
         return [
             one
             for one in jobs
