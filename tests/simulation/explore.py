@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.internal.conjecture.providers import HypothesisProvider
 
 from tests.simulation.chaos import Life, live
-from tests.simulation.plan import Plan, plans
+from tests.simulation.plan import Plan
+from tests.simulation.plan_drawing import plans
 
 SHRINK_SECONDS = 60.0
 """After the first failure of a batch so long is looked for a smaller plan that fails too."""

@@ -5,6 +5,7 @@ Each check names the invariant of the design's section 9 that it holds. `Judge.v
 """
 
 import itertools
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,17 +13,27 @@ from typing import Any
 from questline_operator.core.records import LABEL_JOB, Pod
 from questline_operator.core.states import ACTIVE, TERMINAL
 from questline_operator.core.times import parse_time
-from questline_operator.shell.api import JOBS, PODS, QUEUES, Object
+from questline_operator.shell.api import JOBS, PODS, QUEUES, SCHEDULES, Object
 from tests.simulation.apiserver import ApiServer
 from tests.simulation.clock import START
-from tests.simulation.judge_claims import CALM_LATE_SECONDS, LATE_SECONDS, ClaimJudge, delays_of
+from tests.simulation.judge_claims import ClaimJudge, delays_of
+from tests.simulation.judge_joins import NEVER_WAS, JoinJudge
+from tests.simulation.judge_reruns import Armed, RerunJudge
+from tests.simulation.judge_schedules import ScheduleJudge
+from tests.simulation.judge_slots import SlotJudge
 from tests.simulation.kubelet import Run
 from tests.simulation.store import Change
 
+LATE_SECONDS = 60.0
+"""So long after an edit the operator goes by it, however late its watches are ..."""
+CALM_LATE_SECONDS = 1.0
+"""... and so long where they are not."""
 CANCEL_SECONDS = 30.0
 """So long after a cancel nothing of its tree starts any more, however late the operator's watches are ..."""
 CALM_CANCEL_SECONDS = 1.0
 """... and so long where they are not."""
+GRACE_SECONDS = 30.0
+"""A pod that is told to end has so long for it."""
 COUNTED = ("Failed", "Retry", "Fatal")
 
 
@@ -34,16 +45,20 @@ class Judge:
         clock_error: seconds by which an operator's wall clock may be wrong at most.
         leading: the operators that trust themselves to lead now.
         deleted_by_hand: UIDs of the Jobs that the test itself deleted.
+        clock_jumps: when an operator's wall clock was set.
+        delays: for how long the code in a pod asked to be put off, by the pod's UID.
         violations: what broke an invariant, each with its number.
     """
 
-    def __init__(self, server: ApiServer) -> None:
+    def __init__(self, server: ApiServer, *, max_running_pods: int | None = None) -> None:
         self._server = server
         self.violations: list[str] = []
         self.calm_since = float("inf")
         self.clock_error = 0.0
         self.leading: Callable[[], list[str]] = list
         self.deleted_by_hand: set[str] = set()
+        self.clock_jumps: list[float] = []
+        self.delays: dict[str, float | None] = {}
         self.jobs: dict[str, Object] = {}
         """Every Job that ever was, by UID, as it was last."""
         self.attempts: defaultdict[str, dict[int, Object]] = defaultdict(dict)
@@ -54,31 +69,54 @@ class Judge:
         """The last Job of each name, deleted ones included."""
         self.changed_at: dict[str, float] = {}
         self.seen_at: dict[str, float] = {}
-        """When each Job was created, in virtual seconds; when it was seen to end; when it was deleted."""
+        """When each Job was created, in virtual seconds; when it was last seen to end; when it was deleted."""
         self.ended_at: dict[str, float] = {}
         self.gone_at: dict[str, float] = {}
+        self.armed: dict[str, Armed] = {}
+        """When each Job was last made to run again."""
+        self.children_of: defaultdict[str, list[str]] = defaultdict(list)
+        """UIDs by the parent's UID, in the order of their creation."""
+        self.totals: dict[tuple[str, int], int] = {}
+        self.succeeded_at: dict[tuple[str, int], float] = {}
+        """How many children an attempt that succeeded has reported, and when its success was written."""
+        self.born_in_rerun: set[str] = set()
+        """Children of Jobs that had ended before."""
+        self.slots = SlotJudge(self, max_running_pods)
+        self.joins = JoinJudge(self)
+        self.reruns = RerunJudge(self)
+        self.schedules = ScheduleJudge(self)
         self._claims = ClaimJudge(self)
         self._status_writes: Counter[str] = Counter()
         self._edits: Counter[str] = Counter()
+        self._arms: Counter[str] = Counter()
+        self._successes: Counter[str] = Counter()
         self._canceled_at: dict[str, float] = {}
-        self._live_pods: dict[str, Pod] = {}
-        self._pods_that_ended: set[str] = set()
-        self._reported: set[str] = set()
-        self._held: defaultdict[str, set[str]] = defaultdict(set)
-        self._claim: dict[str, str] = {}
+        self._taken_back_at: dict[str, float] = {}
         self._told: Mapping[str, str] = {}
         server.store.observers.append(self._see)
 
     def _see(self, change: Change) -> None:
+        try:
+            self._judge(change)
+        except Exception as error:
+            # Whoever has made the change would hear of it, and nobody else.
+            self.broken("the judge judges", "".join(traceback.format_exception(error)))
+            raise
+
+    def _judge(self, change: Change) -> None:
         leading = self.leading()
         if len(leading) > 1:
             self.broken("one operator leads", f"{' and '.join(leading)} trust themselves")
         if change.resource == JOBS:
             self._see_job(change)
         elif change.resource == QUEUES:
+            self.slots.see_queue(change)
             self._claims.see_queue(change)
+        elif change.resource == SCHEDULES:
+            self.schedules.see_schedule(change)
         elif change.resource == PODS and LABEL_JOB in change.object["metadata"].get("labels", {}):
             self._see_pod(change)
+        self._claims.judge_promptness()
 
     def broken(self, rule: int | str, what: str) -> None:
         """Note what was broken: an invariant by its number, or a rule in words."""
@@ -96,6 +134,8 @@ class Judge:
         calm = self.now - CALM_LATE_SECONDS
         return calm if calm >= self.calm_since else min(self.calm_since, self.now - LATE_SECONDS)
 
+    # What is asked of the records
+
     def ancestors(self, raw: Object) -> set[str]:
         """The UIDs of its parent, the parent's parent and so on."""
         found: set[str] = set()
@@ -104,6 +144,85 @@ class Judge:
             found.add(uid)
             uid = _parent(self.jobs[uid]).get("uid") if uid in self.jobs else None
         return found
+
+    def living_ancestors(self, raw: Object) -> list[Object]:
+        """Its parent, the parent's parent and so on, as far as they exist."""
+        found: list[Object] = []
+        while (uid := _parent(raw).get("uid")) in self.alive:
+            raw = self.jobs[uid]
+            found.append(raw)
+        return found
+
+    def descendants(self, uid: str, *, alive: bool = False) -> list[str]:
+        """The UIDs of its children, theirs, and so on. ``alive``: as far as each line of records exists."""
+        found: list[str] = []
+        stack = [uid]
+        while stack:
+            children = [one for one in self.children_of[stack.pop()] if not alive or one in self.alive]
+            found.extend(children)
+            stack.extend(children)
+        return found
+
+    def canceled_since(self, raw: Object) -> float:
+        """Since when one of its ancestors has been cancelled or replaced; infinity where none is."""
+        since = float("inf")
+        for one in self.living_ancestors(raw):
+            uid = one["metadata"]["uid"]
+            if one["spec"].get("cancel"):
+                since = min(since, self._canceled_at[uid])
+            if one["status"]["state"] == "Canceled":
+                since = min(since, self.ended_at[uid])
+            since = min(since, self.schedules.replaced_since(one))
+        return since
+
+    def is_canceled(self, raw: Object) -> bool:
+        """Whether it will not run again: it or an ancestor is cancelled or replaced."""
+        return bool(raw["spec"].get("cancel")) or self.canceled_since(raw) < float("inf")
+
+    def unfinished_since(self, raw: Object) -> float:
+        """When it was created, or last made to run again."""
+        uid = raw["metadata"]["uid"]
+        return self.armed[uid].at if uid in self.armed else self.seen_at[uid]
+
+    def is_lately_armed(self, raw: Object) -> bool:
+        """Whether it was made to run again so lately that not every decision can go by it."""
+        uid = raw["metadata"]["uid"]
+        return uid in self.armed and self.armed[uid].at > self.late_since
+
+    def armed_attempt(self, uid: str) -> int:
+        """How many attempts it had when it was last made to run again."""
+        return self.armed[uid].attempt if uid in self.armed else 0
+
+    def is_claimed_in_its_run(self, raw: Object) -> bool:
+        """Whether it was claimed since it was created, or last made to run again."""
+        return bool(raw["status"].get("attempt", 0) > self.armed_attempt(raw["metadata"]["uid"]))
+
+    def may_run(self, child: Object) -> bool:
+        """Whether what its parent said does not keep it from running for ever."""
+        parent, status = _parent(child), child["status"]
+        if status.get("reason") in NEVER_WAS:
+            return False
+        if not parent or "attempt" in status:
+            return True
+        if parent["uid"] not in self.alive:
+            return False
+        total = self.totals.get((parent["uid"], parent["attempt"]))
+        return not self._is_doomed(child) and (total is None or parent["index"] < total)
+
+    def waits(self, raw: Object) -> bool:
+        """Whether it has not ended."""
+        return raw["status"]["state"] not in TERMINAL
+
+    def is_at_rest(self, raw: Object) -> bool:
+        """Whether it has ended and is not to run again, or may wait for ever for a Job that is missing."""
+        if self.waits(raw):
+            return self.joins.waits_for_a_missing_job(raw)
+        return not self.reruns.is_due(raw)
+
+    def see_inputs(self, uid: str, inputs: Mapping[str, Any] | None) -> None:
+        """What an attempt is told of those that its Job waited for."""
+        if uid in self.alive:
+            self.joins.see_inputs(uid, inputs)
 
     # Jobs
 
@@ -115,19 +234,24 @@ class Judge:
         if change.type == "DELETED":
             self.alive.pop(uid, None)
             self.gone_at[uid] = self.now
-            self._release_claim(uid, raw)
+            self.slots.release(uid)
             if uid not in self.deleted_by_hand:
                 self._see_retention(raw)
             return
         self.alive[uid] = None
         old, new = before.get("status", {}), status
         self.changed_at[uid] = self.now
-        self.seen_at.setdefault(uid, self.now)
-        if old.get("state") in TERMINAL and new != old:
-            changed = sorted(field for field in old.keys() | new.keys() if old.get(field) != new.get(field))
-            self.broken(7, f"{name}: {old['state']} -> {new['state']}, {', '.join(changed)} changed")
-        if new["state"] in TERMINAL:
-            self.ended_at.setdefault(uid, self.now)
+        if not before:
+            self._see_created(uid, raw)
+        self._see_cancel(uid, raw)
+        self.reruns.see_job(uid, raw, before)
+        if new["state"] in TERMINAL and old.get("state") not in TERMINAL:
+            self.ended_at[uid] = self.now
+            self._successes[uid] += new["state"] == "Succeeded"
+        self._arms[uid] += old.get("state") in TERMINAL and new["state"] == "Waiting"
+        for number in set(new.get("succeededAttempts", ())) - set(old.get("succeededAttempts", ())):
+            self.totals[uid, number] = new["children"]["total"]
+            self.succeeded_at[uid, number] = self.now
         self._claims.see_job(uid, raw)
         self._status_writes[uid] += new != old
         self._edits[uid] += bool(before) and raw["spec"] != before["spec"]
@@ -145,25 +269,53 @@ class Judge:
             self._see_canceled(raw)
         if old.get("state") in ACTIVE and new["state"] == "Waiting" and new.get("attempts"):
             self._see_backoff(raw, old)
-        if raw["spec"].get("cancel"):
-            self._canceled_at.setdefault(uid, self._server.clock.monotonic())
         for entry in status.get("attempts", ()):
             self.attempts[uid].setdefault(entry["number"], entry)
-        if (report := new.get("report")) and report != old.get("report"):
-            self._reported.add(report["podUID"])
-        self._count_claim(uid, raw)
+        self.slots.see_job(uid, raw, old)
+
+    def _see_created(self, uid: str, raw: Object) -> None:
+        self.seen_at[uid] = self.now
+        parent = _parent(raw)
+        if parent:
+            self.children_of[parent["uid"]].append(uid)
+            if self.jobs.get(parent["uid"], raw)["status"].get("finishes", 0):
+                self.born_in_rerun.add(uid)
+        self.schedules.see_made(raw)
+
+    def _see_cancel(self, uid: str, raw: Object) -> None:
+        if raw["spec"].get("cancel"):
+            self._canceled_at.setdefault(uid, self.now)
+        elif self._canceled_at.pop(uid, None) is not None:
+            self._taken_back_at[uid] = self.now
 
     def _see_canceled(self, raw: Object) -> None:
-        ancestors = [self.jobs[uid] for uid in self.ancestors(raw) if uid in self.jobs]
-        of_ancestor = any(one["spec"].get("cancel") or one["status"]["state"] == "Canceled" for one in ancestors)
-        if not (raw["spec"].get("cancel") or of_ancestor or raw["status"]["reason"] == "Raised"):
-            self.broken(9, f"{raw['metadata']['name']} is Canceled, and nobody has asked for it")
+        name, reason = raw["metadata"]["name"], raw["status"]["reason"]
+        if raw["spec"].get("cancel") or reason == "Raised":
+            return
+        if reason == "Replaced":
+            true = self.schedules.was_replaced(raw)
+        else:
+            true = any(self._was_canceled(self.jobs[uid]) for uid in self.ancestors(raw) if uid in self.jobs)
+        if not true and not self._was_canceled(raw):
+            self.broken(9, f"{name} is Canceled ({reason}), and nobody has asked for it")
+
+    def _was_canceled(self, one: Object) -> bool:
+        """Whether it is cancelled or replaced, or was lately."""
+        uid, armed = one["metadata"]["uid"], self.armed.get(one["metadata"]["uid"])
+        return (
+            one["spec"].get("cancel")
+            or self._taken_back_at.get(uid, 0.0) > self.late_since
+            or one["status"]["state"] == "Canceled"
+            or (armed is not None and armed.at > self.late_since and armed.before["status"]["state"] == "Canceled")
+            or self.schedules.was_replaced(one)
+        )
 
     def _see_backoff(self, raw: Object, old: Object) -> None:
         status, entry = raw["status"], raw["status"]["attempts"][-1]
         if entry in old.get("attempts", ()) or status["reason"] == "PodRejected":
             return
-        least, most = delays_of(raw, entry["outcome"], status.get("failures", 0), status.get("disruptions", 0))
+        asked = self.delays.get(entry.get("podUID", ""))
+        least, most = delays_of(raw, entry["outcome"], status.get("failures", 0), status.get("disruptions", 0), asked)
         delay = parse_time(status["nextAttemptAt"]) - parse_time(entry["finishedAt"])
         if not least - 0.001 <= delay <= most + 0.001:
             name, told = raw["metadata"]["name"], entry["outcome"]
@@ -176,14 +328,14 @@ class Judge:
         until = parse_time(raw["metadata"]["creationTimestamp"]) + window
         if window and START + self.now + self.clock_error < until:
             self.broken("records are kept for their window", f"{raw['metadata']['name']} was deleted before its end")
-        parents = {raw["metadata"]["uid"]}
-        while parents:
-            children = [self.jobs[uid] for uid in self.alive if _parent(self.jobs[uid]).get("uid") in parents]
-            for child in children:
-                if child["status"]["state"] not in TERMINAL and not self._is_doomed(child):
-                    name = child["metadata"]["name"]
-                    self.broken(1, f"{raw['metadata']['name']} was deleted while {name} is not finished")
-            parents = {child["metadata"]["uid"] for child in children}
+        self.joins.judge_retention(raw)
+        if self.reruns.is_due(raw) and self.changed_at[raw["metadata"]["uid"]] < self.late_since:
+            self.broken(7, f"{raw['metadata']['name']} was deleted, and was to run again")
+        for uid in self.descendants(raw["metadata"]["uid"], alive=True):
+            child = self.jobs[uid]
+            if self.waits(child) and not self._is_doomed(child) and not self.is_lately_armed(child):
+                name = child["metadata"]["name"]
+                self.broken(1, f"{raw['metadata']['name']} was deleted while {name} is not finished")
 
     def _is_doomed(self, child: Object) -> bool:
         """Whether it never ran and never will: an attempt enqueued it that had lost its standing before."""
@@ -193,75 +345,36 @@ class Judge:
             over and parent["attempt"] not in status.get("succeededAttempts", ()) and "attempt" not in child["status"]
         )
 
-    # Slots: invariant 3
-
-    def _count_claim(self, uid: str, raw: Object) -> None:
-        status, name, queue = raw["status"], raw["metadata"]["name"], raw["spec"].get("queue", "default")
-        pod = f"{name}-{uid[:8]}-{status.get('attempt')}"
-        report = status.get("report") or {}
-        held = status["state"] in ACTIVE and report.get("attempt") != status["attempt"]
-        if self._claim.get(uid) not in (None, pod) or not held:
-            self._release_claim(uid, raw)
-        known = self._live_pods.get(pod)
-        if known is not None and known.uid in self._reported:
-            self._held[queue].discard(pod)
-        elif held and pod not in self._pods_that_ended:
-            self._claim[uid] = pod
-            self._hold(queue, pod)
-
-    def _release_claim(self, uid: str, raw: Object) -> None:
-        pod = self._claim.pop(uid, None)
-        known = self._live_pods.get(pod or "")
-        if pod is not None and (known is None or known.uid in self._reported):
-            self._held[raw["spec"].get("queue", "default")].discard(pod)
-
-    def _hold(self, queue: str, pod: str) -> None:
-        if pod in self._held[queue]:
-            return
-        self._held[queue].add(pod)
-        allowed = self._claims.slots_allowed(queue)
-        if allowed is not None and len(self._held[queue]) > allowed:
-            self.broken(3, f"queue {queue} of {allowed} slots holds {sorted(self._held[queue])}")
-
     # Pods
 
     def _see_pod(self, change: Change) -> None:
         pod = Pod.parse(change.object)
         if change.type == "ADDED":
             self._see_start(pod)
-        if change.type == "DELETED" or not pod.live:
-            self._live_pods.pop(pod.name, None)
-            self._pods_that_ended.add(pod.name)
-            self._held[pod.queue].discard(pod.name)
-            return
-        self._live_pods[pod.name] = pod
-        others = [one.name for one in self._live_pods.values() if one.owner_uid == pod.owner_uid]
+        self.slots.see_pod(pod, change)
+        others = [one.name for one in self.slots.live_pods.values() if one.owner_uid == pod.owner_uid]
         if len(others) > 1 and change.type == "ADDED":
             self.broken(2, f"{pod.job} has the live pods {sorted(others)}")
-        if pod.uid not in self._reported:
-            self._hold(pod.queue, pod.name)
 
     def _see_start(self, pod: Pod) -> None:
         job = self.jobs.get(pod.owner_uid)
         if job is None:
             self.broken(8, f"pod {pod.name} is of no Job that ever was")
             return
-        one: Object | None = job
-        while one is not None:
-            since = self._canceled_at.get(one["metadata"]["uid"], float("inf"))
+        for one in (job, *self.living_ancestors(job)):
+            uid = one["metadata"]["uid"]
+            since = min(self._canceled_at.get(uid, float("inf")), self.schedules.replaced_since(one))
             allowed = CALM_CANCEL_SECONDS if since >= self.calm_since else CANCEL_SECONDS
-            if self._server.clock.monotonic() > since + allowed:
+            if self.now > since + allowed:
                 self.broken(9, f"{pod.name} was created long after {one['metadata']['name']} was cancelled")
-            ancestor = _parent(one).get("uid", "")
-            one = self.jobs[ancestor] if ancestor in self.alive else None
         parent = _parent(job)
         if not parent or not parent.get("staged", True):
             return
         of_parent = self.jobs.get(parent["uid"], {}).get("status", {})
         if parent["attempt"] not in of_parent.get("succeededAttempts", ()):
             self.broken(5, f"{pod.name} was created; attempt {parent['attempt']} of its parent has not succeeded")
-        elif parent["index"] >= of_parent["children"]["total"]:
-            self.broken(4, f"{pod.name} was created; its parent reported {of_parent['children']['total']} children")
+        elif parent["index"] >= (total := self.totals[parent["uid"], parent["attempt"]]):
+            self.broken(4, f"{pod.name} was created; its parent reported {total} children")
 
     # The end
 
@@ -275,44 +388,28 @@ class Judge:
         self._told = told
         self._judge_ends()
         self._judge_runs(runs)
+        self._judge_cancels(runs)
         for uid, job in self.jobs.items():
             self._judge_outcome(uid, job)
         self._judge_children(runs)
-        self._claims.verdict()
+        for part in (self._claims, self.joins, self.reruns, self.schedules, self.slots):
+            part.verdict()
         return self.violations
 
     def _judge_ends(self) -> None:
         for uid in self.alive:
             job = self.jobs[uid]
             status = job["status"]
-            if status["state"] not in TERMINAL and not self.waits_for_a_missing_job(job):
+            if status["state"] not in TERMINAL and not self.joins.waits_for_a_missing_job(job):
                 self.broken(1, f"{job['metadata']['name']} is {status['state']} ({status.get('reason')}) for ever")
-            budget = 8 + 6 * status.get("attempt", 0) + 3 * self._edits[uid]
+            budget = 8 + 6 * status.get("attempt", 0) + 3 * self._edits[uid] + 4 * self._arms[uid]
             if self._status_writes[uid] > budget:
                 self.broken(
                     "writes", f"the status of {job['metadata']['name']} was written {self._status_writes[uid]} times"
                 )
-        for pod in self._live_pods.values():
-            self.broken(9, f"pod {pod.name} still lives")
         for queue in self._server.store.peek_all(QUEUES):
             if queue.get("status", {}).get("running"):
                 self.broken(3, f"queue {queue['metadata']['name']} still counts {queue['status']['running']} running")
-
-    def waits_for_a_missing_job(self, job: Object) -> bool:
-        """Whether a Job that it waits for does not exist, or itself waits so: it may wait for ever."""
-        by_name = {self.jobs[uid]["metadata"]["name"]: self.jobs[uid] for uid in self.alive}
-        stack, seen = [job], set()
-        while stack:
-            one = stack.pop()
-            seen.add(one["metadata"]["name"])
-            if "attempt" in one["status"]:
-                continue  # once claimed, it waits for no other Job any more
-            for name in (item["job"] for item in one["spec"].get("after", ())):
-                if name not in by_name:
-                    return True
-                if name not in seen and by_name[name]["status"]["state"] not in TERMINAL:
-                    stack.append(by_name[name])
-        return False
 
     def _judge_runs(self, runs: list[Run]) -> None:
         for pod, number in Counter(run.pod for run in runs).items():
@@ -329,6 +426,20 @@ class Judge:
                 if first.attempt >= second.attempt:
                     self.broken(12, f"{job}: attempt {first.attempt} ran before attempt {second.attempt}")
 
+    def _judge_cancels(self, runs: list[Run]) -> None:
+        """9: what runs when it or an ancestor is cancelled or replaced is told to end, and has its grace."""
+        by_name = {f"{job['metadata']['name']}-{uid[:8]}": job for uid, job in self.jobs.items()}
+        for run in runs:
+            job = by_name[run.pod.rpartition("-")[0]]
+            uid = job["metadata"]["uid"]
+            since = min(
+                self._canceled_at.get(uid, float("inf")), self.schedules.replaced_since(job), self.canceled_since(job)
+            )
+            late = CALM_CANCEL_SECONDS if since >= self.calm_since else LATE_SECONDS
+            end = run.ended_at if run.ended_at is not None else float("inf")
+            if uid in self.alive and run.started_at < since and end > since + late + GRACE_SECONDS:
+                self.broken(9, f"{run.pod} ran on for {end - since:.0f} s after it or an ancestor was cancelled")
+
     def _judge_outcome(self, uid: str, job: Object) -> None:
         """8 and 11: what the status says of an attempt is what its container did, and nothing else counts."""
         status, name, entries = job["status"], job["metadata"]["name"], self.attempts[uid]
@@ -338,15 +449,18 @@ class Judge:
                 self.broken(8, f"attempt {number} of {name} counts as Succeeded, but its container {told}")
             result = status.get("result")
             by = result.get("by") if isinstance(result, dict) else None
-            if entry["outcome"] == "Succeeded" and by not in (None, entry["podUID"]):
+            is_last = entry["outcome"] == "Succeeded" and number == max(status["succeededAttempts"])
+            if is_last and by not in (None, entry["podUID"]):
                 self.broken(8, f"{name} has the result of {by}, not of {entry['podUID']}")
             if entry["outcome"] in COUNTED and told not in COUNTED:
                 self.broken(11, f"attempt {number} of {name} counts as {entry['outcome']}, but its container {told}")
-        counted = [number for number, entry in entries.items() if entry["outcome"] in COUNTED]
+        armed = self.armed_attempt(uid)
+        counted = [n for n, entry in entries.items() if n > armed and entry["outcome"] in COUNTED]
         if status.get("failures", 0) != len(counted):
             self.broken(11, f"{name} has {status.get('failures', 0)} failures, but attempts {counted} failed")
         succeeded = [number for number, entry in entries.items() if entry["outcome"] == "Succeeded"]
-        if succeeded != list(status.get("succeededAttempts", ())) or len(succeeded) != (status["state"] == "Succeeded"):
+        once = any(number > armed for number in succeeded) == (status["state"] == "Succeeded")
+        if succeeded != list(status.get("succeededAttempts", ())) or len(succeeded) != self._successes[uid] or not once:
             self.broken(8, f"{name} is {status['state']}, but attempts {succeeded} succeeded")
 
     def _judge_children(self, runs: list[Run]) -> None:

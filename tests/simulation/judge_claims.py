@@ -7,6 +7,7 @@ suspension), to what had stood there for longer than any watch is late.
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+from questline_operator.core.records import ANNOTATION_REPLACES
 from questline_operator.core.states import TERMINAL
 from questline_operator.core.times import parse_time
 from questline_operator.shell.api import Object
@@ -16,12 +17,12 @@ from tests.simulation.store import Change
 if TYPE_CHECKING:
     from tests.simulation.judge import Judge
 
-LATE_SECONDS = 60.0
-"""So long after an edit the operator goes by it, however late its watches are ..."""
-CALM_LATE_SECONDS = 1.0
-"""... and so long where they are not."""
 LATE_CLOCK_SECONDS = 5.0
 """A clock that is wrong by more ends a window early or late."""
+REJECTED_SECONDS = 10.0
+"""So long after it is calm a queue may yet wait to try whether pods are taken again."""
+PROMPT_SECONDS = 1.0
+"""In the calm, from the moment from which a Job could start to its claim."""
 PRIORITY_SECONDS = 0.5
 """Claims that were decided together are written within this time."""
 
@@ -32,10 +33,10 @@ class ClaimJudge:
     def __init__(self, judge: "Judge") -> None:
         self._judge = judge
         self._paused_at: dict[str, float] = {}
-        self._concurrency: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
         self._suspended_at: dict[str, float] = {}
         self._rivals: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         self._decided_at: dict[str, str] = {}
+        self._ready_since: dict[str, float] = {}
         self._overtaken: dict[str, tuple[float, str]] = {}
         """Jobs that were ready before one of lower priority was claimed: until when, and by whom."""
 
@@ -48,9 +49,6 @@ class ClaimJudge:
             self._paused_at.pop(name, None)
         else:
             self._paused_at.setdefault(name, now)
-        values = self._concurrency[name]
-        if not values or values[-1][1] != spec["concurrency"]:
-            values.append((now, spec["concurrency"]))
 
     def see_job(self, uid: str, raw: Object) -> None:
         """Note since when a Job is suspended, and that one that was overtaken has moved."""
@@ -60,14 +58,6 @@ class ClaimJudge:
             self._suspended_at.setdefault(uid, self._judge.now)
         if uid in self._overtaken and self._judge.now <= self._overtaken[uid][0]:
             del self._overtaken[uid]
-
-    def slots_allowed(self, queue: str) -> int | None:
-        """The highest concurrency that the operator may go by now; None for a queue that never was."""
-        values = self._concurrency.get(queue)
-        if not values:
-            return None
-        ends = [since for since, _ in values[1:]] + [float("inf")]
-        return max(value for (_, value), end in zip(values, ends, strict=True) if end > self._judge.late_since)
 
     # Claims
 
@@ -83,42 +73,16 @@ class ClaimJudge:
             if moment and START + now + judge.clock_error + 0.001 < parse_time(moment):
                 judge.broken("a Job waits for its time", f"{name} was claimed, but its {field} is {moment}")
         if before.get("attempt", 0) == 0:
-            self._judge_dependencies(raw)
+            judge.joins.judge_claim(raw)
+            judge.schedules.judge_claim(raw)
             self._judge_uniqueness(uid, raw)
-        self._judge_order(uid, raw, queue)
+        elif before["attempt"] == judge.armed_attempt(uid):
+            self._judge_rerun(raw)
+        self._judge_order(raw, queue)
 
-    def _judge_dependencies(self, raw: Object) -> None:
-        """6: what it waits for has ended as it asks."""
-        for name in (item["job"] for item in raw["spec"].get("after", ())):
-            target = self._judge.by_name.get(name)
-            if target is None or target["metadata"]["uid"] in self._judge.deleted_by_hand:
-                continue
-            policy = raw["spec"].get("afterPolicy", "Succeeded")
-            # Without its original a duplicate counts as what it is itself.
-            if not (self._met(target, policy) or self._met(target, policy, alive=True)):
-                state = target["status"]["state"]
-                self._judge.broken(6, f"{raw['metadata']['name']} was claimed, but {name}, before it, is {state}")
-
-    def _met(self, target: Object, policy: str, *, alive: bool = False) -> bool:
-        """Whether its end is what that policy asks for; that of its original, where it is a duplicate.
-
-        Args:
-            alive: whether only an original counts that still exists.
-        """
-        seen: set[str] = set()
-        while target["status"]["state"] == "Skipped" and target["status"].get("duplicateOf"):
-            original = self._judge.by_name.get(target["status"]["duplicateOf"])
-            if original is None or original["metadata"]["name"] in seen:
-                break
-            if alive and original["metadata"]["uid"] not in self._judge.alive:
-                break
-            target = original
-            seen.add(target["metadata"]["name"])
-        status = target["status"]
-        return bool(status.get("succeededAttempts")) or (policy == "Finished" and status.get("finishes", 0) > 0)
-
-    def _judge_order(self, uid: str, raw: Object, queue: str) -> None:
-        """Higher priority first, among those of the queue that surely were ready."""
+    def _judge_order(self, raw: Object, queue: str) -> None:
+        """Higher priority first, among those that surely were ready: of the queue, and where the operator's own limit
+        binds, of queues of higher priority."""
         judge = self._judge
         for late, (until, by) in list(self._overtaken.items()):
             if judge.now > until:
@@ -127,19 +91,49 @@ class ClaimJudge:
                 judge.broken("higher priority goes first", f"{by} was claimed before {name}")
         if judge.late_since < judge.calm_since:
             return
-        priority = raw["spec"].get("priority", 0)
+        priority, of_queue = raw["spec"].get("priority", 0), self._priority_of(queue)
         for other in judge.alive:
-            spec, status = judge.jobs[other]["spec"], judge.jobs[other]["status"]
-            if (
-                spec.get("queue", "default") == queue
-                and spec.get("priority", 0) > priority
-                and status["state"] == "Waiting"
-                and not {"attempt", "nextAttemptAt"} & status.keys()
-                and not {"parent", "after", "unique", "runAt", "cancel"} & spec.keys()
-                and not spec.get("suspend")
-                and judge.changed_at[other] < judge.late_since
-            ):
+            of_other = judge.jobs[other]["spec"].get("queue", "default")
+            if of_other == queue:
+                goes_first = judge.jobs[other]["spec"].get("priority", 0) > priority
+            else:
+                goes_first = self._priority_of(of_other) > of_queue
+            if goes_first and self._is_surely_ready(judge.jobs[other]):
                 self._overtaken.setdefault(other, (judge.now + PRIORITY_SECONDS, raw["metadata"]["name"]))
+
+    def judge_promptness(self) -> None:
+        """In the calm, whoever could start does: no Job is forgotten, and none is held up by another's key."""
+        judge = self._judge
+        if judge.now < judge.calm_since + REJECTED_SECONDS or not judge.slots.has_room:
+            self._ready_since.clear()
+            return
+        for uid in judge.alive:
+            raw = judge.jobs[uid]
+            if raw["status"]["state"] != "Waiting" or not self._is_surely_ready(raw):
+                self._ready_since.pop(uid, None)
+            elif judge.now > self._ready_since.setdefault(uid, judge.now) + PROMPT_SECONDS:
+                self._ready_since[uid] = float("inf")
+                judge.broken(1, f"{raw['metadata']['name']} could start, and does not")
+
+    def _priority_of(self, queue: str) -> int:
+        priorities = self._judge.slots.in_force(queue, "priority")
+        return (priorities[-1] or 0) if priorities else 0
+
+    def _is_surely_ready(self, raw: Object) -> bool:
+        spec, status, queue = raw["spec"], raw["status"], raw["spec"].get("queue", "default")
+        in_force = self._judge.slots.in_force
+        return (
+            status["state"] == "Waiting"
+            and not {"attempt", "nextAttemptAt"} & status.keys()
+            and not {"parent", "after", "unique", "runAt", "cancel"} & spec.keys()
+            and not spec.get("suspend")
+            and self._judge.changed_at[raw["metadata"]["uid"]] < self._judge.late_since
+            and in_force(queue, "paused") in ([None], [False])
+            and in_force(queue, "rateLimit") == [None]
+            and self._judge.slots.has_free_slot(queue, spec.get("key", ""))
+            and ANNOTATION_REPLACES not in raw["metadata"].get("annotations", {})
+            and len(in_force(queue, "priority")) == 1
+        )
 
     # Uniqueness, design 5
 
@@ -175,7 +169,7 @@ class ClaimJudge:
             return (
                 f"was created {released - created:g} s before, within {window} s" if released < created + window else ""
             )
-        if status["state"] not in TERMINAL:
+        if status["state"] not in TERMINAL and self._judge.is_claimed_in_its_run(winner):
             return f"is {status['state']}"
         finished = parse_time(status["finishedAt"])
         unsure = released // 1 == finished // 1
@@ -197,26 +191,45 @@ class ClaimJudge:
 
     def _released_at(self, raw: Object) -> float:
         created, parent = parse_time(raw["metadata"]["creationTimestamp"]), raw["spec"].get("parent")
+        if raw["metadata"]["uid"] in self._judge.armed:
+            created = max(created, parse_time(raw["status"]["armed"]["at"]))
         if parent is None or not parent.get("staged", True):
             return created
         entry = self._judge.attempts.get(parent["uid"], {}).get(parent["attempt"])
         return max(created, parse_time(entry["finishedAt"])) if entry else created
 
+    def _judge_rerun(self, raw: Object) -> None:
+        """One that has run before waits until no other of its key runs; its ancestors do not count, and one that was
+        that of its window goes on at once."""
+        judge, key = self._judge, unique_key(raw)
+        if key is not None and raw["spec"]["unique"].get("scope") == "Window":
+            return
+        for uid in self._rivals[key] if key is not None else ():
+            other = judge.jobs[uid]
+            runs = uid in judge.alive and judge.waits(other) and judge.is_claimed_in_its_run(other)
+            if runs and uid not in judge.ancestors(raw) | {raw["metadata"]["uid"]} and not self._has_told(other):
+                names = raw["metadata"]["name"], other["metadata"]["name"]
+                judge.broken("one of a unique key", f"{names[0]} runs again while {names[1]} runs")
+
+    def _has_told(self, raw: Object) -> bool:
+        """Whether its outcome was reported: its end is about to be written."""
+        return "report" in raw["status"]
+
     # Skips
 
     def judge_skip(self, raw: Object) -> None:
         """A Job was skipped: the reason has to hold."""
-        judge, status, spec = self._judge, raw["status"], raw["spec"]
+        judge, status = self._judge, raw["status"]
         name, reason, parent = raw["metadata"]["name"], status.get("reason"), raw["spec"].get("parent")
         true = True
         if reason == "Duplicate":
             true = self._is_true_duplicate(raw)
         elif reason == "UpstreamFailed":
-            targets = [judge.by_name.get(item["job"]) for item in spec["after"]]
-            true = any(
-                target is not None and not self._met(target, "Succeeded", alive=True) and self._failed(target)
-                for target in targets
-            )
+            true = judge.joins.is_upstream_failed(raw)
+        elif reason == "UpstreamNotAllowed":
+            true = judge.joins.is_of_another_tree(raw)
+        elif reason == "DependencyCycle":
+            true = judge.joins.is_in_a_cycle(raw)
         elif reason in ("ParentFailed", "LateChild", "ParentGone"):
             record = judge.jobs.get(parent["uid"])
             of_parent: Any = {} if record is None else record["status"]
@@ -225,19 +238,13 @@ class ClaimJudge:
                 still = of_parent.get("attempt") == parent["attempt"] and of_parent["state"] in ("Starting", "Running")
                 true = not ended_well and not still
             elif reason == "LateChild":
-                true = ended_well and parent["index"] >= of_parent["children"]["total"]
+                true = ended_well and parent["index"] >= judge.totals[parent["uid"], parent["attempt"]]
             else:
                 true = parent["uid"] not in judge.alive
+        else:
+            true = False
         if not true:
             judge.broken("a Job is skipped for what is true", f"{name}: {reason}: {status.get('message')}")
-
-    def _failed(self, target: Object) -> bool:
-        seen: set[str] = set()
-        while target["status"].get("duplicateOf") and target["metadata"]["name"] not in seen:
-            seen.add(target["metadata"]["name"])
-            original = self._judge.by_name.get(target["status"]["duplicateOf"], target)
-            target = original if original["metadata"]["uid"] in self._judge.alive else target
-        return target["status"]["state"] in TERMINAL
 
     def _is_true_duplicate(self, raw: Object) -> bool:
         winner = self._judge.by_name.get(raw["status"].get("duplicateOf", ""))
@@ -247,11 +254,12 @@ class ClaimJudge:
             return True
         # By the order of the writes, or by the times that stand in the records, which clocks may have set apart.
         parent = raw["spec"].get("parent")
-        judge, released = self._judge, self._judge.seen_at[raw["metadata"]["uid"]]
+        judge, released = self._judge, self._judge.unfinished_since(raw)
         if parent is not None and parent.get("staged", True):
-            released = max(released, judge.ended_at.get(parent["uid"], released))
+            released = max(released, judge.succeeded_at.get((parent["uid"], parent["attempt"]), released))
         of_alive = raw["spec"]["unique"].get("scope") != "Window"
-        in_time = of_alive and released <= judge.ended_at.get(winner["metadata"]["uid"], float("inf"))
+        runs = judge.waits(winner) and judge.is_claimed_in_its_run(winner)
+        in_time = of_alive and (runs or released <= judge.ended_at[winner["metadata"]["uid"]])
         return in_time or bool(self._why_duplicate(raw, winner, surely=False))
 
     def verdict(self) -> None:
@@ -271,11 +279,17 @@ def unique_key(raw: Object) -> tuple[str, str] | None:
     return what, f"key {unique['key']}" if "key" in unique else f"args {sorted(spec.get('args', {}).items())}"
 
 
-def delays_of(raw: Object, outcome: str, failures: int, disruptions: int) -> tuple[float, float]:
-    """The shortest and the longest wait in seconds after an attempt that ended so (design 2, backoff, and 3)."""
+def delays_of(raw: Object, outcome: str, failures: int, disruptions: int, asked: float | None) -> tuple[float, float]:
+    """The shortest and the longest wait in seconds after an attempt that ended so (design 2, backoff, and 3).
+
+    Args:
+        asked: the delay that the task itself has asked for.
+    """
     if outcome == "Disrupted":
         return (min(2.0 ** (disruptions - 1), 300.0),) * 2
-    if outcome not in ("Failed",):
+    if outcome in ("Retry", "Snoozed") and asked is not None:
+        return asked, asked
+    if outcome not in ("Failed", "Retry"):
         return 0.0, float("inf")
     base: float = raw["spec"].get("backoff", {}).get("baseSeconds", 1)
     delay = min(3_600.0, base * 2.0 ** (failures - 1))

@@ -33,6 +33,7 @@ class Replica:
         skew: seconds by which its machine's wall clock is fast.
         note: told what happens to it.
         led: told the epoch of each of its leaderships.
+        max_running_pods: the operator's own limit.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Replica:
         skew: float = 0.0,
         note: Callable[[str], None],
         led: Callable[[int], None] = lambda epoch: None,
+        max_running_pods: int | None = None,
     ) -> None:
         self.name = name
         self.clock = VirtualClock(skew=skew)
@@ -51,6 +53,7 @@ class Replica:
         self._server = server
         self._note = note
         self._led = led
+        self._max_running_pods = max_running_pods
         self._count = 0
         self._pods = 0
         self._process: _Process | None = None
@@ -81,7 +84,7 @@ class Replica:
         self._count += 1
         self._pods += new_pod
         client, identity = f"operator-{self.name}-{self._count}", f"{self.name}_{self._pods}"
-        process = _Process(self._server, client, identity, self.clock, self._led)
+        process = _Process(self._server, client, identity, self.clock, self._led, self._max_running_pods)
         self._process = process
         process.task = process.freezer.spawn(process.operate())
         process.task.add_done_callback(lambda task: self._over(process))
@@ -160,7 +163,13 @@ class _Process:
     """One process, from its start to its end."""
 
     def __init__(
-        self, server: ApiServer, name: str, identity: str, clock: VirtualClock, led: Callable[[int], None]
+        self,
+        server: ApiServer,
+        name: str,
+        identity: str,
+        clock: VirtualClock,
+        led: Callable[[int], None],
+        max_running_pods: int | None,
     ) -> None:
         self.name = name
         self.freezer = Freezer()
@@ -173,6 +182,7 @@ class _Process:
         self.task: asyncio.Task[None] | None = None
         self._clock = clock
         self._led = led
+        self._max_running_pods = max_running_pods
 
     async def operate(self) -> None:
         """See main.operate."""
@@ -197,7 +207,14 @@ class _Process:
             epoch = await raise_epoch(self.api, NAMESPACE, self.elector.check)
             self._led(epoch)
             writes = count_writes(CollectorRegistry())
-            leader = Leader(self.api, self._clock, epoch=epoch, check_leading=self.elector.check, writes=writes)
+            leader = Leader(
+                self.api,
+                self._clock,
+                epoch=epoch,
+                check_leading=self.elector.check,
+                writes=writes,
+                max_running_pods=self._max_running_pods,
+            )
             tasks.create_task(leader.run())
 
     async def kill(self) -> None:

@@ -62,9 +62,10 @@ def fatal(message: str = "no use to try again", *, reason: str = "Fail") -> Ende
     return Ended(1, {"outcome": "Fatal", "reason": reason, "message": message})
 
 
-def retry(delay_seconds: float, message: str = "not now") -> Ended:
-    """The task asked for another attempt after a delay of its own; counts as a failure."""
-    return Ended(75, {"outcome": "Retry", "message": message, "delaySeconds": delay_seconds})
+def retry(delay_seconds: float | None, message: str = "not now") -> Ended:
+    """The task asked for another attempt after a delay of its own, or the back-off's; counts as a failure."""
+    delay = {} if delay_seconds is None else {"delaySeconds": delay_seconds}
+    return Ended(75, {"outcome": "Retry", "message": message, **delay})
 
 
 def snoozed(delay_seconds: float) -> Ended:

@@ -252,3 +252,49 @@ async def test_two_of_a_key_that_are_armed_at_once_never_wait_for_each_other() -
         await cluster.edit("u0", suspend=False)
         await cluster.until(lambda: cluster.job("u0").finishes == 2, seconds=60)
         assert cluster.watcher.violations == []
+
+
+@simulated
+async def test_a_late_child_of_a_success_without_children_stays_one_when_its_parent_has_run_again() -> None:
+    async def parent(attempt: Attempt) -> Ended:
+        if attempt.number == 1:
+            attempt.enqueue_unseen("tasks:child")
+        return succeeded()
+
+    async with Cluster({"parent": parent}) as cluster:
+        await cluster.apply(a_job("parent"))
+        await cluster.until(lambda: len(cluster.jobs()) == 2)
+        await cluster.until_settled()
+        (child,) = [job.name for job in cluster.jobs() if job.parent]
+        assert cluster.states()[child] == "Skipped LateChild"
+        await cluster.edit("parent", rerun=1)
+        await cluster.until(lambda: cluster.job("parent").finishes == 2)
+        await cluster.edit(child, rerun=1)
+        await cluster.until(lambda: cluster.job(child).finishes == 2)
+        assert cluster.states()[child] == "Skipped LateChild"
+
+
+@pytest.mark.parametrize("after", ["job", "tree"])
+def test_what_was_skipped_for_a_duplicates_original_runs_when_the_duplicate_has_run_itself(after: str) -> None:
+    @simulated
+    async def run() -> None:
+        async def original(attempt: Attempt) -> Ended:
+            await attempt.work(5.0)
+            return failed()
+
+        async with Cluster({"original": original}) as cluster:
+            unique = {"key": "k"}
+            await cluster.apply(a_job("original", unique=unique, maxAttempts=1))
+            await cluster.until(lambda: len(cluster.kubelet.running) == 1)
+            await cluster.apply(a_job("duplicate", unique=unique), a_job("next", after=[{after: "duplicate"}]))
+            await cluster.until_settled()
+            assert cluster.states()["next"] == "Skipped UpstreamFailed"
+            await cluster.edit("duplicate", rerun=1)
+            await cluster.until(lambda: cluster.state("next") == "Succeeded", seconds=30)
+            assert cluster.states() == {
+                "original": "Failed TaskError",
+                "duplicate": "Succeeded",
+                "next": "Succeeded",
+            }
+
+    run()

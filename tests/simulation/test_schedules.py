@@ -283,6 +283,22 @@ async def test_a_suspended_schedule_makes_nothing_and_nothing_later() -> None:
 
 
 @simulated
+async def test_a_tick_that_was_made_comes_never_again_though_the_clock_is_set_back_and_its_job_is_gone() -> None:
+    async with Cluster(seconds=0.1) as cluster:
+        ticks = Ticks(cluster)
+        await cluster.apply(a_schedule("every", job={"task": "tasks:work", "ttlSecondsAfterFinished": 0}))
+        await cluster.until(lambda: len(ticks.made) == 1)
+        await cluster.until(lambda: not cluster.jobs())
+        cluster.clock.jump(-60)
+        await cluster.edit("every", SCHEDULES, suspend=True)
+        await asyncio.sleep(1)
+        await cluster.edit("every", SCHEDULES, suspend=False)
+        await asyncio.sleep(3 * MINUTE)
+        ticks.check()
+        assert len(ticks.made) >= 3
+
+
+@simulated
 async def test_a_refused_job_is_told_in_the_api_servers_words_and_tried_again() -> None:
     async with Cluster() as cluster:
         ticks = Ticks(cluster)

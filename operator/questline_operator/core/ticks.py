@@ -141,9 +141,10 @@ def _is_made(world: World, schedule: Schedule, tick: float) -> bool:
 
 def _begun(schedule: Schedule, now: float, calendar: Calendar) -> Change:
     """A line that is new, or goes on again: what it says of the time before is nobody's concern. The first one of a
-    Schedule counts from its creation, which an operator that was down has not seen."""
+    Schedule counts from its creation, which an operator that was down has not seen. A tick that was made comes never
+    again, though the clock was set back: the record of its Job may be gone."""
     since = now if schedule.status.get("observedGeneration") else schedule.created_at
-    since = max(since, schedule.last_tick or 0.0)  # the clock may have been set back
+    since = max(since, schedule.last_tick or since)
     change = _following(schedule, since, calendar)
     return {"line": schedule.line, **change, **ready(schedule, *_prospect(schedule, change["nextTick"]), now)}
 

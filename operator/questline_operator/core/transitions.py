@@ -116,7 +116,7 @@ def _with_children(job: Job) -> list[Any] | None:
     of a success are still looked at."""
     attempts = [*job.status.get("attempts", ())]
     children = job.status.get("children", {})
-    if attempts and attempts[-1]["outcome"] == OutcomeKind.SUCCEEDED and children.get("total"):
+    if attempts and attempts[-1]["outcome"] == OutcomeKind.SUCCEEDED and children:
         attempts[-1] = {**attempts[-1], "children": children}
     return attempts or None
 

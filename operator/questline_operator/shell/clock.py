@@ -4,7 +4,6 @@ import asyncio
 import time
 from typing import Protocol
 
-
 _MONOTONIC = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """Linux's goes on while the machine is suspended: a leader that wakes up must not trust a Lease that ended long ago."""
 

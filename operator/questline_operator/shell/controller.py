@@ -24,7 +24,7 @@ from questline_operator.core.decide import (
     WriteStatus,
     next_step,
 )
-from questline_operator.core.dependencies import whose_turn_may_come
+from questline_operator.core.dependencies import needs, whose_turn_may_come
 from questline_operator.core.limits import WAITS_FOR_A_START
 from questline_operator.core.lineage import Hold, ancestors
 from questline_operator.core.records import Job, Key, Pod, Queue, Worker
@@ -408,6 +408,9 @@ class Controller:
                         self._jobs.mark(ancestor.key)
         if old is None or new is None or _means_else(old, new):
             self._mark_runs(job, is_new=old is None)
+        if old is not None and new is not None and old.duplicate_of and not new.duplicate_of:
+            for waiter in needs(self.world, new):  # it may have been skipped for the original
+                self._jobs.mark(waiter.key)
         unique = self.world.unique_key(job)
         if unique is not None and old is not None and _frees_rivals(old, new):
             for rival in self.world.unclaimed_rivals(unique):
