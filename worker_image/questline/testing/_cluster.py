@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from datetime import datetime
 from types import TracebackType
@@ -11,13 +11,13 @@ from typing import Any, ParamSpec, Self, TypeAlias, TypeVar, Union, overload
 
 from questline import options as sdk_options
 from questline.codec import CodecError
-from questline.durations import Duration, seconds_of, whole_seconds_of
+from questline.durations import Duration, seconds_of
 from questline.enqueue import Roots, connected_to, enqueue
-from questline.errors import ArgsInvalid, JobGone, MissingDependency, OptionInvalid, WaitTimeout
+from questline.errors import ArgsInvalid, JobGone, OptionInvalid, WaitTimeout
 from questline.handle import Handle
-from questline.options import Backoff, Options
 from questline.task import Call, Task
 from questline.testing._clock import Clock, datetime_of
+from questline.testing._definitions import NAMESPACE, Definitions, calendar
 from questline.testing._engine import Engine
 from questline.testing._errors import JobsFailed, KitError
 from questline.testing._node import Node
@@ -27,7 +27,6 @@ from questline.testing._views import Job, Outcome, view_of
 from questline_operator.core import outcomes as core_outcomes
 from questline_operator.core import records, transitions
 from questline_operator.core.records import Key
-from questline_operator.core.schedule import Calendar
 from questline_operator.core.states import OutcomeKind, Reason, State
 from questline_operator.core.times import parse_time
 
@@ -38,13 +37,12 @@ Which: TypeAlias = Union[str, Job, "Handle[Any]"]
 Input: TypeAlias = "tuple[Task[..., Any, Any], Any]"
 """A task, and what a Job of it returned; an exception where that one failed."""
 
-NAMESPACE = "default"
 WORKER = "default"
 LIMIT = 10_000
 """Attempts in one call of the kit, unless it is told another number."""
 
 
-class Cluster:
+class Cluster(Definitions):
     """One test's own cluster: whatever is enqueued while it is entered goes there.
 
     Args:
@@ -75,7 +73,7 @@ class Cluster:
             self._store,
             self._clock,
             self._node,
-            calendar=_calendar,
+            calendar=calendar,
             strict=strict,
             max_running_pods=max_running_pods,
         )
@@ -235,142 +233,7 @@ class Cluster:
         job = self._record(which)
         self._edit(job, {"rerun": max(job.rerun, job.observed_rerun) + 1, "cancel": False})
 
-    # Defining
-
-    def queue(
-        self,
-        name: str,
-        *,
-        concurrency: int | None = None,
-        paused: bool | None = None,
-        priority: int | None = None,
-        per_key_concurrency: int | None = None,
-        rate: tuple[int, Duration] | None = None,
-        worker: str | None = None,
-        max_attempts: int | None = None,
-        backoff: Backoff | Mapping[str, Any] | Duration | None = None,
-        timeout: Duration | None = None,
-    ) -> None:
-        """Defines a Queue, or changes what is given of one that is there.
-
-        Args:
-            concurrency: how many attempts run at once; 10 where nobody says.
-            paused: whether no attempts are started.
-            priority: between queues, where `max_running_pods` binds.
-            per_key_concurrency: how many of one `concurrency_key` run at once.
-            rate: how many attempts start in that time.
-            worker, max_attempts, backoff, timeout: for Jobs that do not say.
-
-        Raises:
-            OptionInvalid: a value is not allowed.
-        """
-        given = {"worker": worker, "max_attempts": max_attempts, "backoff": backoff, "timeout": timeout}
-        defaults = Options().replaced({"queue": name, **given}).spec()
-        del defaults["queue"]
-        spec = {
-            "concurrency": concurrency,
-            "paused": paused,
-            "priority": priority,
-            "perKeyConcurrency": per_key_concurrency,
-            "rateLimit": rate and {"count": rate[0], "periodSeconds": whole_seconds_of(rate[1], "rate", minimum=1)},
-            "defaults": defaults or None,
-        }
-        self._put("Queue", NAMESPACE, name, {field: value for field, value in spec.items() if value is not None})
-
-    def worker(
-        self,
-        name: str,
-        *,
-        allowed_queues: Sequence[str] | None = None,
-        allowed_workers: Sequence[str] | None = None,
-    ) -> None:
-        """Defines a Worker, or changes what is given of one that is there. Its tasks run in the test's own process.
-
-        Args:
-            allowed_queues: where the Jobs that it enqueues may go; any queue where nobody says.
-            allowed_workers: which Workers these may have; itself where nobody says.
-        """
-        spec = {"allowedQueues": allowed_queues, "allowedWorkers": allowed_workers}
-        given = {field: list(value) for field, value in spec.items() if value is not None}
-        self._put("Worker", NAMESPACE, name, {"image": "the test's own process", **given})
-
-    def schedule(
-        self,
-        name: str,
-        cron: str,
-        what: Call[Any] | Task[[], Any, Any],
-        *,
-        time_zone: str = "UTC",
-        overlap: str = "Allow",
-        catch_up: Duration = 0,
-        suspend: bool = False,
-    ) -> None:
-        """Defines a Schedule of a call, or of a task without args. `advance` lets it tick.
-
-        Args:
-            cron: five fields, as in spec.cron.
-            overlap: while an earlier run is not over: Allow, Forbid or Replace.
-            catch_up: how old a tick may be that is made up for.
-
-        Raises:
-            KitError: the line or the time zone cannot be read, or never comes.
-            MissingDependency: `cronsim` is not installed, which reads the line.
-        """
-        if overlap not in ("Allow", "Forbid", "Replace"):
-            raise OptionInvalid(f"overlap is {overlap!r}: Allow, Forbid or Replace is needed")
-        call = what if isinstance(what, Call) else what.call()
-        spec = {
-            "cron": cron,
-            "timeZone": time_zone,
-            "overlap": overlap,
-            "catchUpSeconds": whole_seconds_of(catch_up, "catch_up"),
-            "suspend": suspend,
-            "job": call.spec(),
-        }
-        self._put("Schedule", NAMESPACE, name, spec)
-
-    def apply(self, *manifests: Mapping[str, Any]) -> None:
-        """Creates what manifests say, or changes it where it is there: Jobs of tasks, Queues, Workers and Schedules.
-
-        They are not held to the CRDs' schemas, which only an API server has.
-
-        Raises:
-            KitError: of another kind, or a Job that runs a command.
-        """
-        for manifest in manifests:
-            kind, meta = manifest.get("kind"), manifest.get("metadata", {})
-            name, spec = meta.get("name", ""), manifest.get("spec", {})
-            if kind not in ("Job", "Queue", "Worker", "Schedule"):
-                raise KitError(f"{name} is a {kind}: the test kit has Jobs, Queues, Workers and Schedules")
-            if "task" not in (
-                spec if kind == "Job" else spec.get("job", {"task": ""}) if kind == "Schedule" else ["task"]
-            ):
-                raise KitError(
-                    f"{kind} {name} has no task: a command needs a container, which the test kit has none of"
-                )
-            self._put(kind, meta.get("namespace", NAMESPACE), name, spec)
-
     # Inside
-
-    def _put(self, kind: str, namespace: str, name: str, spec: Mapping[str, Any]) -> None:
-        key = (namespace, name)
-        kinds: dict[str, Mapping[Key, Any]] = {
-            "Job": self._world.jobs,
-            "Queue": self._world.queues,
-            "Worker": self._world.workers,
-            "Schedule": self._world.schedules,
-        }
-        if kind == "Schedule":
-            _calendar()  # so that what is missing is told before anything is there
-        if key in kinds[kind]:
-            self._store.update_spec(kind, key, spec)
-        else:
-            self._store.create(kind, namespace, {"metadata": {"name": name}, "spec": spec})
-        self._engine.look_at_all()
-        problem = self._engine.follow(key) if kind == "Schedule" else ""
-        if problem:
-            self._world.remove_schedule(key)
-            raise KitError(f"Schedule {name}: {problem}")
 
     def _edit(self, job: records.Job, change: Mapping[str, Any]) -> None:
         self._store.update_spec("Job", job.key, change)
@@ -471,17 +334,6 @@ class Cluster:
     def _next_suffix(self) -> str:
         self._names += 1
         return f"{self._names:06}"
-
-
-def _calendar() -> Calendar:
-    """Reads cron lines as the operator does."""
-    try:
-        from questline_operator.cron import next_tick
-    except ModuleNotFoundError as error:
-        raise MissingDependency(
-            f"Schedules need {error.name}, which reads their cron lines: pip install 'questline[testing]'"
-        ) from None
-    return next_tick
 
 
 def _set(module: Any, name: str, value: object) -> Callable[[], None]:
