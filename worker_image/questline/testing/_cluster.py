@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -12,8 +13,8 @@ from typing import Any, ParamSpec, Self, TypeAlias, TypeVar, Union, overload
 from questline import options as sdk_options
 from questline.codec import CodecError
 from questline.durations import Duration, seconds_of
-from questline.enqueue import Roots, connected_to, enqueue
-from questline.errors import ArgsInvalid, JobGone, OptionInvalid, WaitTimeout
+from questline.enqueue import connected_to, enqueue
+from questline.errors import ArgsInvalid, JobGone, NotInAttempt, OptionInvalid, WaitTimeout
 from questline.handle import Handle
 from questline.task import Call, Task
 from questline.testing._clock import Clock, datetime_of
@@ -22,7 +23,7 @@ from questline.testing._engine import Engine
 from questline.testing._errors import JobsFailed, KitError
 from questline.testing._node import Node
 from questline.testing._store import Store
-from questline.testing._transport import Transport
+from questline.testing._transport import KitRoots, Transport
 from questline.testing._views import Job, Outcome, view_of
 from questline_operator.core import outcomes as core_outcomes
 from questline_operator.core import records, transitions
@@ -66,7 +67,7 @@ class Cluster(Definitions):
         self._clock = Clock(float(int(time.time())) if now is None else now.timestamp())
         self._store = Store(self._clock)
         self._world = self._store.world
-        self._transport = Transport(self._store, self._until_ended)
+        self._transport = Transport(self._store)
         seconds = seconds_of(attempt_seconds, "attempt_seconds")
         self._node = Node(self._store, self._clock, self._transport, seconds=seconds)
         self._engine = Engine(
@@ -84,7 +85,7 @@ class Cluster(Definitions):
     def __enter__(self) -> Self:
         from questline import testing
 
-        roots = Roots(self._transport, NAMESPACE, suffix=self._next_suffix)
+        roots = KitRoots(self._transport, NAMESPACE, suffix=self._next_suffix, ended=self._until_ended)
         self._exits.enter_context(connected_to(roots))
         self._exits.callback(_set(sdk_options, "now", self._clock.time))
         testing._clusters.append(self)
@@ -313,19 +314,18 @@ class Cluster(Definitions):
             _result=view.result,
         )
 
-    def _until_ended(self, key: Key, seconds: float) -> None:
+    def _until_ended(self, key: Key, seconds: float) -> dict[str, Any]:
         """For `wait` and `result` of a handle: the cluster goes on until the Job has ended."""
-        deadline = None if seconds > 1e9 else self._clock.now + seconds
-
-        def ended() -> bool:
-            return self._world.jobs[key].terminal
-
-        if self._engine.run(deadline, limit=LIMIT, enough=ended):
-            return
-        view = self._view(self._world.jobs[key])
-        if deadline is None:
-            raise KitError(f"{view}: nothing that is due would let it end")
-        raise WaitTimeout(f"Job {view.name} has not ended in {seconds:g} s of the cluster's time: {view}")
+        if self._node.busy:
+            raise NotInAttempt(f"an attempt runs here, which cannot wait for Job {key[1]}: let a join or a chain do it")
+        until = None if math.isinf(seconds) else self._clock.now + seconds
+        if not self._engine.run(until, limit=LIMIT, enough=lambda: self._world.jobs[key].terminal):
+            view = self._view(self._world.jobs[key])
+            if until is None:
+                raise KitError(f"{view}; nothing that is due would let it end")
+            raise WaitTimeout(f"{view}; it has not ended in {seconds:g} s of the cluster's time")
+        raw: Any = self._world.jobs[key].raw
+        return dict(raw)
 
     def _only_outside(self, what: str) -> None:
         if self._node.busy:

@@ -131,12 +131,10 @@ class Definitions:
             name, spec = meta.get("name", ""), manifest.get("spec", {})
             if kind not in ("Job", "Queue", "Worker", "Schedule"):
                 raise KitError(f"{name} is a {kind}: the test kit has Jobs, Queues, Workers and Schedules")
-            if "task" not in (
-                spec if kind == "Job" else spec.get("job", {"task": ""}) if kind == "Schedule" else ["task"]
-            ):
-                raise KitError(
-                    f"{kind} {name} has no task: a command needs a container, which the test kit has none of"
-                )
+            known = kind == "Job" and (meta.get("namespace", NAMESPACE), name) in self._store.world.jobs
+            job = {"Job": spec, "Schedule": spec.get("job", {})}.get(kind)
+            if job is not None and "task" not in job and not known:
+                raise KitError(f"{kind} {name} has no task: the test kit has no containers, which a command needs")
             self._put(kind, meta.get("namespace", NAMESPACE), name, spec)
 
     def _put(self, kind: str, namespace: str, name: str, spec: Mapping[str, Any]) -> None:

@@ -130,7 +130,7 @@ class Node:
             with suppress(Stopping):
                 ending, raised = run_task(attempt, call=_call)
             attempt._children.close(CLOSE_SECONDS)
-        if isinstance(raised, KeyboardInterrupt):
+        if raised is not None and _is_of_the_test(raised):
             raise raised
         if running.endless:
             raise Endless(running.endless) from None
@@ -216,6 +216,11 @@ class _VirtualStop(StopRequest):
         """The same for async code."""
         await asyncio.sleep(0)
         return self.wait(timeout)
+
+
+def _is_of_the_test(error: BaseException) -> bool:
+    """Whether the error is meant for who runs the test: Ctrl-C, `pytest.fail` in a stub, a test's own time-out."""
+    return isinstance(error, KeyboardInterrupt) or type(error).__module__.partition(".")[0] == "_pytest"
 
 
 def _call(task: Task[..., Any, Any], arguments: dict[str, Any]) -> Any:

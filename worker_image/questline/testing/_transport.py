@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from questline.client import Answer
+from questline.durations import Duration, seconds_of
+from questline.enqueue import Roots
+from questline.handle import Handle
+from questline.task import Call
 from questline.testing._store import AlreadyExists, Store
+from questline_operator.core.records import Key
 
 _PATH = re.compile(r"/apis/questline\.dev/v1alpha1/namespaces/([^/]+)/questjobs(?:/([^/?]+))?(/status)?")
 
 
 class Transport:
-    """Answers what the SDK asks of Jobs: create one, read one, report an outcome, watch one until it has ended.
+    """Answers what the SDK asks of Jobs: create one, read one, report an outcome."""
 
-    Args:
-        until_ended: runs the cluster until that Job has ended, at most for so many seconds.
-    """
-
-    def __init__(self, store: Store, until_ended: Callable[[tuple[str, str], float], None]) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._until_ended = until_ended
         self._lock = threading.RLock()
 
     def send(self, method: str, path: str, body: bytes | None, content_type: str, timeout: float) -> Answer:
@@ -40,11 +41,8 @@ class Transport:
             return Answer(200, {}, json.dumps(job.raw).encode())
 
     def stream(self, path: str, timeout: float) -> Iterator[bytes]:
-        """See `questline.client.Transport`. Whoever waits for a Job has the cluster run until that has ended."""
-        found = re.search(r"metadata\.name%3D([^&]+)", path)
-        key = (self._parts(path)[0], found[1] if found else "")
-        self._until_ended(key, timeout)
-        yield json.dumps({"type": "MODIFIED", "object": self._store.world.jobs[key].raw}).encode() + b"\n"
+        """Nobody watches here: who waits for a Job has the cluster run until it has ended."""
+        raise NotImplementedError(path)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -74,3 +72,39 @@ class Transport:
 
 def _no(status: int, reason: str, message: str) -> Answer:
     return Answer(status, {}, json.dumps({"kind": "Status", "reason": reason, "message": message}).encode())
+
+
+class KitRoots(Roots):
+    """Creates Jobs without a parent, whose handles wait in the cluster's time.
+
+    Args:
+        ended: runs the cluster until that Job has ended, at most for so many seconds, and returns it as it is then.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        namespace: str,
+        *,
+        suffix: Callable[[], str],
+        ended: Callable[[Key, float], dict[str, Any]],
+    ) -> None:
+        super().__init__(transport, namespace, suffix=suffix)
+        self._ended = ended
+
+    def create(self, call: Call[Any], spec: dict[str, Any], place: int) -> Handle[Any]:
+        """See `questline.enqueue`."""
+        handle = super().create(call, spec, place)
+        return _KitHandle(handle, self._ended)
+
+
+class _KitHandle(Handle[Any]):
+    __slots__ = ("_ended_job",)
+
+    def __init__(self, handle: Handle[Any], ended: Callable[[Key, float], dict[str, Any]]) -> None:
+        super().__init__(handle.task, handle.namespace, handle.name)
+        self._ended_job = ended
+
+    def _ended(self, timeout: Duration | None) -> dict[str, Any]:
+        seconds = math.inf if timeout is None else seconds_of(timeout, "timeout")
+        return self._ended_job((self.namespace, self.name), seconds)
