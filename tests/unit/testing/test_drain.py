@@ -154,6 +154,15 @@ def test_a_child_that_is_not_staged_starts_before_its_parent_has_ended(cluster: 
     assert (first.attempts[0].started_at, second.attempts[0].started_at) == (START, START + timedelta(seconds=1))
 
 
+@pytest.mark.parametrize("fail", [True, False])
+def test_a_child_that_waits_for_a_slot_is_skipped_as_soon_as_its_parent_fails(cluster: kit.Cluster, fail: bool) -> None:
+    cluster.queue("default", concurrency=0)
+    shop.at_once.options(queue="other").enqueue(fail)
+    cluster.drain()
+    first, second = cluster.jobs(shop.nothing)
+    assert (first.reason, second.reason) == (("ParentFailed",) * 2 if fail else ("AtConcurrencyLimit",) * 2)
+
+
 def test_advance_goes_so_far_and_no_further(cluster: kit.Cluster) -> None:
     shop.nothing.options(delay="1h").enqueue("late")
     cluster.advance("59m")

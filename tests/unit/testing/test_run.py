@@ -23,6 +23,15 @@ def test_args_and_result_are_what_comes_through_json(cluster: kit.Cluster) -> No
     assert outcome.job.args["orders"][1] == shop.Order("b", Decimal("2.20"))
 
 
+def test_the_outcome_goes_the_way_that_a_pod_reports_it(
+    cluster: kit.Cluster, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = cluster.run(shop.echo, "x").job
+    report = job.manifest["status"]["report"]
+    assert (report["outcome"], report["result"], report["attempt"]) == ("Succeeded", "x", 1)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_number_is_what_the_api_server_makes_of_it(cluster: kit.Cluster) -> None:
     assert repr(cluster.run(shop.echo, {"whole": 1.0, "half": 0.5}).result) == "{'whole': 1, 'half': 0.5}"
     assert cluster.run(shop.echo, 1.0).succeeded

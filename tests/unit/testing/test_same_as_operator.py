@@ -189,6 +189,10 @@ SCENARIOS: dict[str, tuple[list[Node], list[Manifest], list[Step]]] = {
          {"label": "c", "after": ["b"]}, {"label": "d", "after": ["c"]},
          {"label": "e", "after": ["b"], "policy": "Finished"}],
         [], [("rerun", "b")]),
+    "a chain of manifests that is run again, link by link": (
+        [{"label": "d", "after": ["c"]}, {"label": "c", "after": ["b"]}, {"label": "b", "after": ["a"]},
+         {"label": "a", "ends": ["fatal", "ok"]}],
+        [], [("rerun", "a")]),
     "a parent that is run again": ([{"label": "a", "children": [child("b")]}], [], [("rerun", "a")]),
     "a cycle": (
         [{"label": "a", "after": ["b"]}, {"label": "b", "after": ["a"]}, {"label": "c", "after": ["b"]}], [], []),
