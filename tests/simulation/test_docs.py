@@ -14,8 +14,8 @@ from questline_operator.core.schedule import format_tick
 from questline_operator.core.states import Reason
 from questline_operator.core.ticks import IN_TIME_SECONDS, JOB_REFUSED
 from questline_operator.core.times import parse_time
+from questline_operator.cron import next_tick
 from questline_operator.shell.api import SCHEDULES
-from questline_operator.shell.cron import next_tick
 from tests.simulation.clock import simulated
 from tests.simulation.cluster import NAMESPACE, Cluster
 from tests.unit.core.builders import T0, a_job, a_queue, a_world

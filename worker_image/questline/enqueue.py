@@ -11,7 +11,8 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from questline import attempt as attempts
@@ -198,10 +199,15 @@ class _Children(_Creator):
 
 
 class Roots(_Creator):
-    """Jobs without a parent, from a program that is no attempt."""
+    """Jobs without a parent, from a program that is no attempt.
 
-    def __init__(self, transport: Transport, namespace: str) -> None:
+    Args:
+        suffix: makes the end of a made-up name.
+    """
+
+    def __init__(self, transport: Transport, namespace: str, *, suffix: Callable[[], str] | None = None) -> None:
         self._transport, self._namespace = transport, namespace
+        self._suffix = suffix or _random_suffix
         self._path = API_PATH.format(namespace=namespace)
 
     def create(self, call: Call[Any], spec: dict[str, Any], place: int) -> Handle[Any]:
@@ -213,8 +219,7 @@ class Roots(_Creator):
         import secrets
 
         while True:
-            alphabet = "abcdefghijklmnopqrstuvwxyz0123456789"
-            name = chosen or f"{slug(task.rpartition(':')[2])}-{''.join(secrets.choice(alphabet) for _ in range(10))}"
+            name = chosen or f"{slug(task.rpartition(':')[2])}-{self._suffix()}"
             enqueue_id = secrets.token_hex(16)
             body = _manifest(name, self._namespace, spec, {_ENQUEUE_ID: enqueue_id} if chosen else None)
             try:
@@ -403,9 +408,29 @@ def forget_connection() -> None:
         _outside = None
 
 
+@contextmanager
+def connected_to(roots: Roots) -> Iterator[None]:
+    """Jobs enqueued outside an attempt are created by these, meanwhile, one after the other: for the test kit."""
+    global _outside, CONNECTIONS
+    with _outside_lock:
+        former, _outside = (_outside, CONNECTIONS), roots
+        CONNECTIONS = 1
+    try:
+        yield
+    finally:
+        with _outside_lock:
+            _outside, CONNECTIONS = former
+
+
 def slug(function: str) -> str:
     """A task's function as the beginning of a Job's name: a DNS label of at most 24 characters."""
     return function.lower().replace("_", "-").strip("-")[:24].strip("-") or "job"
+
+
+def _random_suffix() -> str:
+    import secrets
+
+    return "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz0123456789") for _ in range(10))
 
 
 def _manifest(name: str, namespace: str, spec: dict[str, Any], annotations: dict[str, str] | None = None) -> bytes:

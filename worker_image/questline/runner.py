@@ -42,7 +42,7 @@ def run() -> int:
     stop = StopSignal(attempt)
     stop.install()
     try:
-        ending, raised = _run_task(attempt)
+        ending, raised = run_task(attempt, ready=_warm_up)
         if not stop.interrupted:
             attempt._children.close(CLOSE_SECONDS)
             stop.disarm()
@@ -52,10 +52,7 @@ def run() -> int:
         say("stopped by SIGTERM before the task had ended: no outcome")
         _leave_in_time(EXIT_STOPPED)
         return EXIT_STOPPED
-    unknown = attempt._children.unknown
-    if unknown is not None and ending.outcome == "Succeeded":
-        ending = failed(EnqueueFateUnknown(unknown))
-    envelope = envelope_of(ending, attempt.attempt, attempt._children.total, attempt._children.groups)
+    ending, envelope = concluded(attempt, ending)
     write_termination_message(envelope)
     report(attempt, envelope)
     _log(ending, raised)
@@ -76,8 +73,21 @@ def _prepare_process() -> None:
         faulthandler.enable()  # where a segfault was, in the log
 
 
-def _run_task(attempt: Attempt) -> tuple[Ending, BaseException | None]:
-    """How the attempt ends, and the error behind it where the log should have its whole traceback."""
+def run_task(
+    attempt: Attempt,
+    *,
+    ready: Callable[[Attempt], None] = lambda attempt: None,
+    call: Callable[[Task[..., Any, Any], dict[str, Any]], Any] | None = None,
+) -> tuple[Ending, BaseException | None]:
+    """How the attempt ends, and the error behind it where the log should have its whole traceback.
+
+    Args:
+        ready: called before the task is, once it is found and its args fit.
+        call: calls the task, and awaits it where it is async; the runner's own way without.
+
+    Raises:
+        Stopping: the pod is to end.
+    """
     try:
         task = find_task(attempt.job.task)
     except TaskNotFound as error:
@@ -88,14 +98,22 @@ def _run_task(attempt: Attempt) -> tuple[Ending, BaseException | None]:
         arguments = task.signature.decode(attempt.args)
     except ArgsInvalid as error:
         return fatal("ArgsInvalid", error, EXIT_NOT_RUNNABLE), None
-    _warm_up(attempt)
+    ready(attempt)
     try:
-        value = _call(task, arguments)
+        value = (call or call_task)(task, arguments)
     except Stopping:
         raise
     except BaseException as error:
         return ending_of_error(task, error), error
     return ending_of_result(task, value), None
+
+
+def concluded(attempt: Attempt, ending: Ending) -> tuple[Ending, dict[str, Any]]:
+    """How it ends once no more children can come, and the envelope that says so."""
+    unknown = attempt._children.unknown
+    if unknown is not None and ending.outcome == "Succeeded":
+        ending = failed(EnqueueFateUnknown(unknown))
+    return ending, envelope_of(ending, attempt.attempt, attempt._children.total, attempt._children.groups)
 
 
 def find_task(name: str | None) -> Task[..., Any, Any]:
@@ -139,7 +157,8 @@ def _import(module: str, task: str) -> Any:
         raise TaskNotFound(f"{task}: module {module} cannot be imported: {said}") from error
 
 
-def _call(task: Task[..., Any, Any], arguments: dict[str, Any]) -> Any:
+def call_task(task: Task[..., Any, Any], arguments: dict[str, Any]) -> Any:
+    """What the task returns, awaited in an event loop of its own where it is async."""
     value = task(**arguments)
     if hasattr(value, "__await__"):
         import asyncio

@@ -5,7 +5,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from questline_operator.core import settings
 from questline_operator.core.canonical import MAX_NESTING, nested_too_deeply
+from questline_operator.core.inputs import inputs_of
+from questline_operator.core.lineage import depth_of, root_of, uses_worker, worker_name
 from questline_operator.core.records import (
     ANNOTATION_EPOCH,
     ANNOTATION_KEY,
@@ -21,6 +24,7 @@ from questline_operator.core.records import (
     Worker,
 )
 from questline_operator.core.states import Reason
+from questline_operator.core.world import World
 
 ARGS_LIMIT = 128 * 1024
 PAYLOAD_LIMIT = 200 * 1024
@@ -86,6 +90,33 @@ def fault_of_args(job: Job) -> tuple[Reason, str] | None:
         f"spec.args holds {job.args_size} bytes of JSON, over the limit of {ARGS_LIMIT}: "
         "put the data into storage and pass its id"
     )
+
+
+def pod_of_attempt(world: World, job: Job, *, epoch: int) -> dict[str, Any]:
+    """The manifest of the pod that runs the Job's current attempt, with all that the attempt is told.
+
+    Raises:
+        ValueError, TypeError, AttributeError, KeyError: there is no such Worker, or its template is no PodTemplateSpec.
+    """
+    queue = world.queues.get(job.queue_key)
+    name = worker_name(world, job)
+    worker = world.workers.get((job.namespace, name)) if uses_worker(job) else None
+    if worker is None and "image" not in job.spec:
+        raise ValueError(f"there is no Worker {name}")
+    limit = settings.max_attempts(job, queue)
+    root = root_of(world, job)
+    text = payload(
+        job,
+        attempt=job.attempt,
+        is_last_attempt=job.failures + 1 >= limit,
+        root=root,
+        depth=depth_of(world, job),
+        worker=None if worker is None else name,
+        max_attempts=limit,
+        inputs=inputs_of(world, job),
+    )
+    timeout = settings.timeout_seconds(job, queue)
+    return attempt_pod(job, worker, attempt=job.attempt, epoch=epoch, root=root, payload_text=text, timeout=timeout)
 
 
 def attempt_pod(

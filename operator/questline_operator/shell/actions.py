@@ -3,10 +3,8 @@
 import logging
 from typing import Any
 
-from questline_operator.core import settings
-from questline_operator.core.inputs import inputs_of
-from questline_operator.core.lineage import depth_of, root_of, uses_worker, worker_name
-from questline_operator.core.podspec import attempt_pod, payload
+from questline_operator.core.lineage import worker_name
+from questline_operator.core.podspec import pod_of_attempt
 from questline_operator.core.records import DEFAULT_QUEUE, Job, Pod
 from questline_operator.core.transitions import Change
 from questline_operator.core.world import World
@@ -68,7 +66,7 @@ class Actions:
             PodVanishedError: it was created and is gone, or may have been: to try again could run its number twice.
         """
         try:
-            manifest = self._attempt_pod(job)
+            manifest = pod_of_attempt(self._world, job, epoch=self._epoch)
         except (TypeError, AttributeError, KeyError, ValueError) as error:
             return f"Worker {worker_name(self._world, job)}: spec.template is no PodTemplateSpec: {error!r}"
         name = manifest["metadata"]["name"]
@@ -157,35 +155,6 @@ class Actions:
                 await self._clock.sleep(READ_DELAY_SECONDS)
                 return
         self._store.apply(QUEUES, queue)
-
-    def _attempt_pod(self, job: Job) -> Object:
-        world = self._world
-        queue = world.queues.get(job.queue_key)
-        name = worker_name(world, job)
-        worker = world.workers.get((job.namespace, name)) if uses_worker(job) else None
-        if worker is None and "image" not in job.spec:
-            raise ValueError(f"there is no Worker {name}")
-        limit = settings.max_attempts(job, queue)
-        root = root_of(world, job)
-        text = payload(
-            job,
-            attempt=job.attempt,
-            is_last_attempt=job.failures + 1 >= limit,
-            root=root,
-            depth=depth_of(world, job),
-            worker=None if worker is None else name,
-            max_attempts=limit,
-            inputs=inputs_of(world, job),
-        )
-        return attempt_pod(
-            job,
-            worker,
-            attempt=job.attempt,
-            epoch=self._epoch,
-            root=root,
-            payload_text=text,
-            timeout=settings.timeout_seconds(job, queue),
-        )
 
     def _was_seen(self, job: Job) -> bool:
         """Whether the pod of that attempt was seen, gone or not, or the attempt is no longer its Job's open one."""

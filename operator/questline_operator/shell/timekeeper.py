@@ -18,12 +18,12 @@ from questline_operator.core.ticks import (
     ready,
 )
 from questline_operator.core.world import World
+from questline_operator.cron import next_tick
 from questline_operator.shell.actions import Actions
 from questline_operator.shell.agenda import Agenda
 from questline_operator.shell.api import JOBS, SCHEDULES, Api, ApiError, NoAnswerError, Object
 from questline_operator.shell.clock import Clock
 from questline_operator.shell.controller import Controller
-from questline_operator.shell.cron import next_tick
 from questline_operator.shell.writer import Writer
 
 logger = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from prometheus_client import Counter
 
+from questline_operator.core.status import removes
 from questline_operator.shell.api import Api, ApiError, NoAnswerError, Object, PatchOperation, Resource
 from questline_operator.shell.clock import Clock
 from questline_operator.shell.epoch import FENCED_OFF
@@ -158,7 +159,7 @@ def status_operations(raw: Object, change: Mapping[str, Any]) -> list[PatchOpera
         present = {name: value for name, value in change.items() if value is not None}
         return [*operations, {"op": "add", "path": "/status", "value": present}]
     for name, value in change.items():
-        if value is not None or name == "result":
+        if not removes(name, value):
             operations.append({"op": "add", "path": f"/status/{name}", "value": value})
         elif name in status:
             operations.append({"op": "remove", "path": f"/status/{name}"})

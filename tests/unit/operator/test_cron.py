@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from questline_operator.core.schedule import CalendarError
-from questline_operator.shell.cron import next_tick
+from questline_operator.cron import next_tick
 
 BERLIN = "Europe/Berlin"
 

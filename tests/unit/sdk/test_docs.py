@@ -33,10 +33,10 @@ DOCS = Path(__file__).parents[3] / "docs"
 RESULT = """
 import json, sys
 from questline import attempt
-from questline.runner import _call, find_task
+from questline.runner import call_task, find_task
 attempt.begin(attempt.Attempt(json.loads(sys.argv[1])))
 task = find_task(attempt.current().job.task)
-print(json.dumps(task.signature.result.encode(_call(task, task.signature.decode(attempt.current().args)))))
+print(json.dumps(task.signature.result.encode(call_task(task, task.signature.decode(attempt.current().args)))))
 """
 
 

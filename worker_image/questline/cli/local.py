@@ -18,9 +18,8 @@ from questline.cli.enqueue import ArgsArgument, TaskArgument, parse_args
 from questline.cli.errors import CommandError
 from questline.cli.output import note
 from questline.client import Answer
-from questline.envelope import Ending, ending_of_error, ending_of_result
-from questline.errors import ArgsInvalid, TaskNotFound
-from questline.runner import _call, find_task
+from questline.envelope import EXIT_NOT_RUNNABLE
+from questline.runner import run_task
 
 UID = "00000000-0000-0000-0000-000000000000"
 
@@ -48,23 +47,16 @@ def run(
     begun = _attempt(task, given, attempt, max_attempts, recorder)
     attempts.begin(begun)
     try:
-        try:
-            found = find_task(task)
-            arguments = found.signature.decode(given)
-        except (TaskNotFound, ArgsInvalid) as error:
-            note(f"questline: {error}")
-            return 64
-        ending: Ending
-        try:
-            ending = ending_of_result(found, _call(found, arguments))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            ending = ending_of_error(found, error)
-            if ending.outcome in ("Failed", "Fatal"):
-                _print_traceback(error)
+        ending, raised = run_task(begun)
     finally:
         attempts.end()
+    if isinstance(raised, KeyboardInterrupt):
+        raise raised
+    if ending.exit_code == EXIT_NOT_RUNNABLE:
+        note(f"questline: {ending.message}")
+        return ending.exit_code
+    if raised is not None and ending.outcome in ("Failed", "Fatal"):
+        _print_traceback(raised)
     for line in recorder.lines():
         note(f"questline: {line}" + ("" if ending.outcome == "Succeeded" else ", which is skipped: the attempt failed"))
     if ending.outcome == "Succeeded":

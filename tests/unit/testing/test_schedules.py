@@ -1,0 +1,103 @@
+"""Schedules in a test: the core's own ticks, in the cluster's time."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from questline import MissingDependency, OptionInvalid
+from questline import testing as kit
+from tests.unit.testing import shop
+from tests.unit.testing.conftest import START
+
+
+def test_every_tick_makes_one_job(cluster: kit.Cluster) -> None:
+    cluster.schedule("report", "*/15 * * * *", shop.nothing.call("x"))
+    cluster.advance("1h1m")
+    assert shop.log == ["x"] * 4
+    first = cluster.jobs()[0]
+    assert first.created_at == START + timedelta(minutes=15)
+    assert first.manifest["metadata"]["labels"] == {"questline.dev/schedule": "report"}
+    assert cluster.now == START + timedelta(minutes=61)
+
+
+def test_a_schedule_is_no_reason_for_drain_to_go_on_and_ticks_while_others_are(cluster: kit.Cluster) -> None:
+    cluster.schedule("report", "* * * * *", shop.nothing)
+    assert cluster.drain() == []
+    assert cluster.now == START
+    shop.echo.options(delay="150s").enqueue(1)
+    cluster.drain()
+    assert len(cluster.jobs(shop.nothing)) == 2
+
+
+def test_a_time_zone_is_kept() -> None:
+    with kit.cluster(now=datetime(2026, 3, 28, 12, tzinfo=ZoneInfo("Europe/Berlin"))) as cluster:
+        cluster.schedule("report", "30 2 * * *", shop.nothing, time_zone="Europe/Berlin")
+        cluster.advance("3d")
+        made = [job.created_at.astimezone(ZoneInfo("Europe/Berlin")).strftime("%d %H:%M") for job in cluster.jobs()]
+        assert made == ["29 03:00", "30 02:30", "31 02:30"]
+
+
+@pytest.mark.parametrize(
+    ("overlap", "states"),
+    [
+        ("Allow", ["Succeeded", "Succeeded", "Succeeded", "Running"]),
+        ("Forbid", ["Succeeded", "Succeeded"]),
+        ("Replace", ["Canceled", "Canceled", "Canceled", "Running"]),
+    ],
+)
+def test_overlap_is_what_the_schedule_says(cluster: kit.Cluster, overlap: str, states: list[str]) -> None:
+    cluster.schedule("report", "*/10 * * * *", shop.takes.options(timeout="1h").call("11m"), overlap=overlap)
+    cluster.advance("42m")
+    assert [job.state for job in cluster.jobs()] == states
+    assert {job.reason for job in cluster.jobs(state="Canceled")} <= {"Replaced"}
+
+
+def test_a_suspended_schedule_makes_none_and_goes_on_when_it_is_no_more(cluster: kit.Cluster) -> None:
+    cluster.schedule("report", "*/10 * * * *", shop.nothing, suspend=True)
+    cluster.advance("1h")
+    assert cluster.jobs() == []
+    cluster.schedule("report", "*/10 * * * *", shop.nothing)
+    cluster.advance("10m")
+    assert len(cluster.jobs()) == 1
+
+
+def test_a_manifest_of_a_schedule_ticks(cluster: kit.Cluster) -> None:
+    spec: dict[str, Any] = {"cron": "0 9 * * *", "job": {"task": shop.nothing.name, "args": {"label": "daily"}}}
+    cluster.apply({"kind": "Schedule", "metadata": {"name": "daily"}, "spec": spec})
+    cluster.advance("2d")
+    assert shop.log == ["daily"] * 2
+
+
+@pytest.mark.parametrize(
+    ("cron", "zone", "said"),
+    [
+        ("* * *", "UTC", "Schedule report: spec.cron '.*' has 3 fields, five are needed"),
+        ("61 * * * *", "UTC", "Schedule report: spec.cron '61 .*' cannot be read"),
+        ("* * * * *", "Europe/Atlantis", "Schedule report: spec.timeZone 'Europe/Atlantis' is no time zone"),
+        ("0 0 31 2 *", "UTC", "Schedule report: .*"),
+    ],
+)
+def test_a_line_that_cannot_tick_is_refused(cluster: kit.Cluster, cron: str, zone: str, said: str) -> None:
+    with pytest.raises(kit.KitError, match=said):
+        cluster.schedule("report", cron, shop.nothing, time_zone=zone)
+    cluster.advance("1h")
+    assert cluster.jobs() == []
+
+
+def test_another_overlap_is_refused(cluster: kit.Cluster) -> None:
+    with pytest.raises(OptionInvalid, match="overlap is 'Never': Allow, Forbid or Replace is needed"):
+        cluster.schedule("report", "* * * * *", shop.nothing, overlap="Never")
+
+
+def test_without_cronsim_it_says_what_to_install(cluster: kit.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cronsim", None)
+    monkeypatch.delitem(sys.modules, "questline_operator.cron", raising=False)
+    with pytest.raises(MissingDependency, match=r"Schedules need cronsim, .*: pip install 'questline\[testing\]'"):
+        cluster.schedule("report", "* * * * *", shop.nothing)
+    shop.nothing.enqueue("the rest works")
+    assert len(cluster.drain()) == 1
