@@ -153,12 +153,14 @@ class Life:
         people = self._people
         self._breakage.mend()
         people.set_queues(paused=True, concurrency=2)
+        people.limit_again()
         people.set_schedules(suspend=False, cron=CRONS[0])
         self._note("mended")
         await asyncio.sleep(MENDING_SECONDS)
         self.judge.calm_since = self.cluster.clock.monotonic()
         self._note("calm")
         people.cancel_a_tree()
+        people.delete_of_a_group()
         people.run_one_again()
         for ask in self.plan.last:
             await people.do(ask)

@@ -154,6 +154,15 @@ class People:
         if parent:
             self._set(JOBS, parent, cancel=True)
 
+    def delete_of_a_group(self) -> None:
+        """A Job that waits and that others may wait for."""
+        jobs = self._scene.cluster.jobs()
+        waiting = {job.name: job.uid for job in jobs if job.group is not None and job.state is State.WAITING}
+        name = self._one(list(waiting))
+        if name and self._scene.plan.seed % 2:
+            self._scene.judge.deleted_by_hand.add(waiting[name])
+            self._store.delete(JOBS, NAMESPACE, name)
+
     def run_one_again(self) -> None:
         """One that has not succeeded, and that others may have been skipped for."""
         ended = {
@@ -186,6 +195,10 @@ class People:
         elif deed.what == "perKeyConcurrency":
             value = deed.value or None
         self._set(QUEUES, deed.queue, **{deed.what: value})
+
+    def limit_again(self) -> None:
+        """The keys are limited as they were in the beginning, and the queue has slots for several."""
+        self._set(QUEUES, "keyed", concurrency=3, perKeyConcurrency=self._scene.plan.per_key)
 
     def set_queues(self, **spec: object) -> None:
         """The same for each that is edited."""

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 LATE_CLOCK_SECONDS = 5.0
 """A clock that is wrong by more ends a window early or late."""
-REJECTED_SECONDS = 10.0
-"""So long after it is calm a queue may yet wait to try whether pods are taken again."""
+REJECTED_SECONDS = 40.0
+"""So long after a pod was refused its queue may yet wait to try whether pods are taken again."""
+CALM_SECONDS = 1.0
 PROMPT_SECONDS = 1.0
 """In the calm, from the moment from which a Job could start to its claim."""
 PRIORITY_SECONDS = 0.5
@@ -37,6 +38,7 @@ class ClaimJudge:
         self._rivals: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         self._decided_at: dict[str, str] = {}
         self._ready_since: dict[str, float] = {}
+        self._rejected_at = float("-inf")
         self._overtaken: dict[str, tuple[float, str]] = {}
         """Jobs that were ready before one of lower priority was claimed: until when, and by whom."""
 
@@ -56,6 +58,8 @@ class ClaimJudge:
             self._suspended_at.pop(uid, None)
         else:
             self._suspended_at.setdefault(uid, self._judge.now)
+        if raw["status"].get("reason") == "PodRejected":
+            self._rejected_at = self._judge.now
         if uid in self._overtaken and self._judge.now <= self._overtaken[uid][0]:
             del self._overtaken[uid]
 
@@ -104,7 +108,8 @@ class ClaimJudge:
     def judge_promptness(self) -> None:
         """In the calm, whoever could start does: no Job is forgotten, and none is held up by another's key."""
         judge = self._judge
-        if judge.now < judge.calm_since + REJECTED_SECONDS or not judge.slots.has_room:
+        lately = judge.now < self._rejected_at + REJECTED_SECONDS
+        if lately or judge.now < judge.calm_since + CALM_SECONDS or not judge.slots.has_room:
             self._ready_since.clear()
             return
         for uid in judge.alive:

@@ -251,13 +251,20 @@ class JoinJudge:
             others = {
                 one: state
                 for one, state in told.items()
-                if state != "Succeeded" and not self._came_late(self._judge.by_name[one])
+                if state != "Succeeded"
+                and not self._came_late(self._judge.by_name[one])
+                and not self._has_lost_its_original(self._judge.by_name[one])
             }
             if others and not any(self._judge.is_lately_armed(self._judge.by_name[one]) for one in others):
                 self._judge.broken(6, f"{name} waited for success, and is told of {others}")
         missing = {one for one in known - told.keys() if not self._came_late(self._judge.by_name[one])}
         if missing and not inputs["truncated"]:
             self._judge.broken(6, f"{name} is not told of {sorted(missing)}")
+
+    def _has_lost_its_original(self, raw: Object) -> bool:
+        """Whether it is a duplicate of what has succeeded and is deleted: it counted as that when it was waited for."""
+        original = self._original(raw, alive=False)
+        return original["metadata"]["uid"] not in self._judge.alive and self._met(raw, "Succeeded")
 
     # The end
 

@@ -68,7 +68,9 @@ class ScheduleJudge:
     def _judge_cursor(self, known: _Known, old: Object, new: Object) -> None:
         """nextTick moves on when its tick was made, or passed over for what is true; no tick is lost."""
         before, after = old.get("nextTick"), new.get("nextTick")
-        skipped = new.get("skipped") if new.get("skipped") != old.get("skipped") else None
+        skipped = new.get("skipped")
+        if skipped == old.get("skipped") and (skipped is None or skipped["tick"] != before):
+            skipped = None  # with a clock set back a tick may be passed over twice, in the same words
         if before is None or after is None or new.get("line") != old.get("line") or before == after:
             return
         first, last = int(parse_time(before)), int(parse_time(after))

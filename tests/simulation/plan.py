@@ -13,7 +13,7 @@ Queued = Literal["default", "narrow", "wide", "keyed", "rated", "later"]
 """The queue `later` is made when everything is mended."""
 Edited = Literal["narrow", "wide", "keyed", "rated"]
 EDITED: Sequence[Edited] = ("narrow", "wide", "keyed", "rated")
-RATES: Sequence[tuple[int, int] | None] = (None, (1, 2), (1, 6), (2, 6), (3, 10))
+RATES: Sequence[tuple[int, int] | None] = (None, (1, 2), (1, 10), (2, 10), (3, 30))
 """Starts in so many seconds."""
 Scheduled = Literal["tick", "tock"]
 CRONS = ("* * * * *", "*/2 * * * *", "0 22-4 * * *")
