@@ -163,16 +163,22 @@ class Judge:
             stack.extend(children)
         return found
 
+    def is_run_again(self, raw: Object) -> bool:
+        """Whether somebody runs it again, or one above it: then no later tick takes its place."""
+        return any(one["spec"].get("rerun") for one in (raw, *self.living_ancestors(raw)))
+
     def canceled_since(self, raw: Object) -> float:
         """Since when one of its ancestors has been cancelled or replaced; infinity where none is."""
         since = float("inf")
+        run_again = self.is_run_again(raw)
         for one in self.living_ancestors(raw):
             uid = one["metadata"]["uid"]
             if one["spec"].get("cancel"):
                 since = min(since, self._canceled_at[uid])
             if one["status"]["state"] == "Canceled":
                 since = min(since, self.ended_at[uid])
-            since = min(since, self.schedules.replaced_since(one))
+            if not run_again:
+                since = min(since, self.schedules.replaced_since(one))
         return since
 
     def is_canceled(self, raw: Object) -> bool:
@@ -361,9 +367,12 @@ class Judge:
         if job is None:
             self.broken(8, f"pod {pod.name} is of no Job that ever was")
             return
+        run_again = self.is_run_again(job)
         for one in (job, *self.living_ancestors(job)):
             uid = one["metadata"]["uid"]
-            since = min(self._canceled_at.get(uid, float("inf")), self.schedules.replaced_since(one))
+            since = self._canceled_at.get(uid, float("inf"))
+            if not run_again:
+                since = min(since, self.schedules.replaced_since(one))
             allowed = CALM_CANCEL_SECONDS if since >= self.calm_since else CANCEL_SECONDS
             if self.now > since + allowed:
                 self.broken(9, f"{pod.name} was created long after {one['metadata']['name']} was cancelled")

@@ -208,7 +208,7 @@ class ScheduleJudge:
         for at, uid in known.made.items():
             if at >= tick or self._judge.jobs[uid]["spec"].get("rerun"):
                 continue
-            going_on = self._going_on(uid)
+            going_on = [one for one in self._going_on(uid) if not self._judge.is_run_again(one)]
             if going_on:
                 names = raw["metadata"]["name"], going_on[0]["metadata"]["name"]
                 self._judge.broken("overlap Replace", f"{names[0]} was claimed while {names[1]} is not over")
