@@ -148,8 +148,8 @@ class Life:
     # The end
 
     async def _mend(self) -> None:
-        """Everything works again; while Jobs wait, one more tree is cancelled and one Job runs again; then nothing is
-        held any more: from here on each Job must come to its end."""
+        """Everything works again; while Jobs wait, one more tree is cancelled, or one Job deleted, and one runs again;
+        then nothing is held any more: from here on each Job must come to its end."""
         people = self._people
         self._breakage.mend()
         people.set_queues(paused=True, concurrency=2)
@@ -159,8 +159,10 @@ class Life:
         await asyncio.sleep(MENDING_SECONDS)
         self.judge.calm_since = self.cluster.clock.monotonic()
         self._note("calm")
-        people.cancel_a_tree()
-        people.delete_of_a_group()
+        if self.plan.seed % 2:
+            people.delete_of_a_group()
+        else:
+            people.cancel_a_tree()
         people.run_one_again()
         for ask in self.plan.last:
             await people.do(ask)

@@ -32,8 +32,8 @@ CANCEL_SECONDS = 30.0
 """So long after a cancel nothing of its tree starts any more, however late the operator's watches are ..."""
 CALM_CANCEL_SECONDS = 1.0
 """... and so long where they are not."""
-GRACE_SECONDS = 30.0
-"""A pod that is told to end has so long for it."""
+GRACE_SECONDS = 35.0
+"""A pod that is told to end has so long for it, until that shows."""
 COUNTED = ("Failed", "Retry", "Fatal")
 
 
@@ -357,6 +357,8 @@ class Judge:
         pod = Pod.parse(change.object)
         if change.type == "ADDED":
             self._see_start(pod)
+        elif pod.name in self.slots.live_pods and (change.type == "DELETED" or not pod.live):
+            self._see_end(pod)
         self.slots.see_pod(pod, change)
         others = [one.name for one in self.slots.live_pods.values() if one.owner_uid == pod.owner_uid]
         if len(others) > 1 and change.type == "ADDED":
@@ -385,6 +387,18 @@ class Judge:
         elif parent["index"] >= (total := self.totals[parent["uid"], parent["attempt"]]):
             self.broken(4, f"{pod.name} was created; its parent reported {total} children")
 
+    def _see_end(self, pod: Pod) -> None:
+        """9: what runs when it or an ancestor is cancelled or replaced is told to end, and has its grace."""
+        job = self.jobs.get(pod.owner_uid)
+        if job is None or pod.owner_uid not in self.alive:
+            return
+        canceled = self._canceled_at.get(pod.owner_uid, float("inf"))
+        since = min(canceled, self.schedules.replaced_since(job), self.canceled_since(job))
+        late = CALM_CANCEL_SECONDS if since >= self.calm_since else LATE_SECONDS
+        if self.now > since + late + GRACE_SECONDS:
+            took = self.now - since
+            self.broken(9, f"{pod.name} ran on for {took:.0f} s after it or an ancestor was cancelled")
+
     # The end
 
     def verdict(self, runs: list[Run], told: Mapping[str, str]) -> list[str]:
@@ -397,7 +411,6 @@ class Judge:
         self._told = told
         self._judge_ends()
         self._judge_runs(runs)
-        self._judge_cancels(runs)
         for uid, job in self.jobs.items():
             self._judge_outcome(uid, job)
         self._judge_children(runs)
@@ -434,20 +447,6 @@ class Judge:
                     self.broken(2, f"{job}: attempts {first.attempt} and {second.attempt} ran at once")
                 if first.attempt >= second.attempt:
                     self.broken(12, f"{job}: attempt {first.attempt} ran before attempt {second.attempt}")
-
-    def _judge_cancels(self, runs: list[Run]) -> None:
-        """9: what runs when it or an ancestor is cancelled or replaced is told to end, and has its grace."""
-        by_name = {f"{job['metadata']['name']}-{uid[:8]}": job for uid, job in self.jobs.items()}
-        for run in runs:
-            job = by_name[run.pod.rpartition("-")[0]]
-            uid = job["metadata"]["uid"]
-            since = min(
-                self._canceled_at.get(uid, float("inf")), self.schedules.replaced_since(job), self.canceled_since(job)
-            )
-            late = CALM_CANCEL_SECONDS if since >= self.calm_since else LATE_SECONDS
-            end = run.ended_at if run.ended_at is not None else float("inf")
-            if uid in self.alive and run.started_at < since and end > since + late + GRACE_SECONDS:
-                self.broken(9, f"{run.pod} ran on for {end - since:.0f} s after it or an ancestor was cancelled")
 
     def _judge_outcome(self, uid: str, job: Object) -> None:
         """8 and 11: what the status says of an attempt is what its container did, and nothing else counts."""

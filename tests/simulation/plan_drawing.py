@@ -136,7 +136,7 @@ _asks = st.builds(
 _last_asks = st.builds(
     Ask,
     queue=st.sampled_from(("keyed", "keyed", "keyed", "narrow", "wide")),
-    key=_keys,
+    key=st.sampled_from(("k", "k", "k", "l", None)),
     scripts=_scripts_of,
     priority=st.sampled_from((0, 0, 5)),
 )
@@ -316,7 +316,7 @@ def plans(draw: st.DrawFn) -> Plan:
         rate=draw(st.integers(1, len(RATES) - 1)),
         max_running_pods=draw(st.sampled_from((None, None, 2, 4))),
         notice=draw(st.tuples(*[st.sampled_from((0.05, 0.3, 1.0, 2.0))] * 2)),
-        last=draw(_some(_last_asks, 8)),
+        last=tuple(draw(st.lists(_last_asks, min_size=4, max_size=8))),
         rest=draw(st.sampled_from((0.0, 5.0, 20.0, 40.0))),
         scripts=(drawn(_scripts, 2, 6) or (Script(),)) + (_LONG if scheduled else ()),
         deeds=deeds,
