@@ -66,6 +66,10 @@ class BrokenError(AssertionError):
     """A plan whose life broke an invariant; the text says which, and how to live it again."""
 
 
+class _ShrunkEnoughError(BaseException):
+    """Ends the search for a smaller plan: Hypothesis, which takes an Exception for one more failure, lets it through."""
+
+
 def account(plan: Plan, life: Life | None, broken: list[str], seed_of_it: int | None) -> str:
     """What somebody needs who looks for the cause."""
     lines = [*broken, "", "What happened:", *(life.log if life is not None else ())]
@@ -122,8 +126,10 @@ def explore(
     @given(plans())
     def lives(plan: Plan) -> None:
         nonlocal first_failed_at
+        if time.monotonic() > first_failed_at + shrink_seconds:
+            raise _ShrunkEnoughError
         text = repr(plan)
-        if text not in failures and time.monotonic() <= first_failed_at + shrink_seconds:
+        if text not in failures:
             failure = _failure_of(plan, record, number)
             if failure:
                 record.violations += first_failed_at == float("inf")
@@ -135,7 +141,10 @@ def explore(
             raise BrokenError(failures[text])
 
     with mock.patch.object(HypothesisProvider, "_maybe_draw_constant", _no_constant):
-        lives()
+        try:
+            lives()
+        except (BrokenError, _ShrunkEnoughError):
+            raise BrokenError(failures[min(failures, key=len)]) from None
 
 
 def _no_constant(*args: object, **options: object) -> None:
