@@ -67,7 +67,7 @@ class BrokenError(AssertionError):
 
 
 class _ShrunkEnoughError(BaseException):
-    """Ends the search for a smaller plan: Hypothesis, which takes an Exception for one more failure, lets it through."""
+    """Ends the search for a smaller plan: Hypothesis, which takes an Exception for a failure, lets it through."""
 
 
 def account(plan: Plan, life: Life | None, broken: list[str], seed_of_it: int | None) -> str:
