@@ -17,12 +17,16 @@ MAX_GROUPS = 16
 
 
 class Pending:
-    """A unique child that one thread is creating, and for which others of the same key wait."""
+    """A unique child that one thread is creating, and for which others of the same key wait.
+
+    Attributes:
+        child: the name that it has, once it exists.
+    """
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.settled = threading.Event()
-        self.accepted = False
+        self.child = ""
 
 
 class Children:
@@ -138,13 +142,13 @@ class Children:
             self._unique[name] = pending = Pending(key)
             return pending, True
 
-    def settle_name(self, name: str, *, accepted: bool) -> None:
-        """The child of that name exists, or does not and may be tried anew."""
+    def settle_name(self, name: str, child: str) -> None:
+        """The child that was claimed under that name exists and has this one; "": it does not and may be tried anew."""
         with self._changed:
             pending = self._unique[name]
-            if not accepted:
+            if not child:
                 del self._unique[name]
-        pending.accepted = accepted
+        pending.child = child
         pending.settled.set()
 
     def close(self, seconds: float) -> None:

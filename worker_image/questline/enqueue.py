@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from questline import attempt as attempts
 from questline.client import (
+    Answer,
     ServiceAccount,
     TokenFile,
     Transport,
@@ -46,6 +47,8 @@ ENQUEUE_SECONDS = 30.0
 """How long an enqueue is tried."""
 CONNECTIONS = 8
 """How many POSTs of one `enqueue_many` are under way at once."""
+MAX_SUFFIX = 16
+"""Characters after the pod's UID in the name of a child, at most: the chart's policy questline-lineage."""
 
 NAMESPACE_ENV = "QUESTLINE_NAMESPACE"
 _ENQUEUE_ID = "questline.dev/enqueue-id"
@@ -124,7 +127,7 @@ class _Children(_Creator):
 
     def create(self, call: Call[Any], spec: dict[str, Any], place: int) -> Handle[Any]:
         if "unique" not in spec:
-            return self._post(call, spec, place, self._name(call, str(place)))
+            return self._post(call, spec, place, str(place))
         # One key makes one child of an attempt, or of each of its groups: its name is made of the key. In two groups
         # it is two Jobs, of which one runs and the other counts as that one.
         key = call.key if call.key is not None else _canonical_digest(call.args)
@@ -136,25 +139,41 @@ class _Children(_Creator):
             while True:
                 pending, mine = self._attempt._children.claim_name(name, key)
                 if mine:
-                    return self._post_unique(call, spec, place, name)
+                    return self._post_unique(call, spec, place, name, digest[:length])
                 if pending.key != key:
                     break  # two keys of one digest: the longer one tells them apart
                 pending.settled.wait()
-                if pending.accepted:
+                if pending.child:
                     self.release(place)
-                    return self._handle(call, name)
+                    return self._handle(call, pending.child)
         raise AssertionError("two keys share 64 bits of a SHA-256")
 
-    def _post_unique(self, call: Call[Any], spec: dict[str, Any], index: int, name: str) -> Handle[Any]:
-        accepted = False
+    def _post_unique(self, call: Call[Any], spec: dict[str, Any], index: int, name: str, suffix: str) -> Handle[Any]:
+        child = ""
         try:
-            handle = self._post(call, spec, index, name)
-            accepted = True
+            handle = self._post(call, spec, index, suffix)
+            child = handle.name
         finally:
-            self._attempt._children.settle_name(name, accepted=accepted)
+            self._attempt._children.settle_name(name, child)
         return handle
 
-    def _post(self, call: Call[Any], spec: dict[str, Any], index: int, name: str) -> Handle[Any]:
+    def _post(self, call: Call[Any], spec: dict[str, Any], index: int, suffix: str) -> Handle[Any]:
+        """Creates the child; under a longer name where another pod, whose UID begins like this one's, has the first."""
+        name = self._name(call, suffix)
+        answer, maybe_ours = self._send(call, spec, index, name)
+        longer = self._longer(suffix)
+        if answer.status == 409 and not maybe_ours and longer != suffix:
+            name = self._name(call, longer)
+            answer, _ = self._send(call, spec, index, name)
+        # AlreadyExists is ours then: a lost try of this pod's made it, and a policy keeps all others from such a name.
+        if answer.status not in (200, 201, 202, 409):
+            self.release(index)
+            _raise_refusal(call.task.name, name, answer)
+        self._attempt._children.accept(index, self._group_of(call))
+        return self._handle(call, name)
+
+    def _send(self, call: Call[Any], spec: dict[str, Any], index: int, name: str) -> tuple[Answer, bool]:
+        """One POST, repeated until it is answered; and whether an earlier try may have had its effect."""
         job, children = self._attempt.job, self._attempt._children
         parent = {
             "name": job.name,
@@ -170,7 +189,7 @@ class _Children(_Creator):
             parent["staged"] = False
         body = _manifest(name, job.namespace, {**spec, "parent": parent})
         try:
-            answer, _ = persist(self._transport, "POST", self._path, body, seconds=ENQUEUE_SECONDS)
+            return persist(self._transport, "POST", self._path, body, seconds=ENQUEUE_SECONDS)
         except UnsettledError as error:
             if error.maybe_done:
                 why = f"whether child {name} of {call.task.name} was created is unknown: {error}"
@@ -181,18 +200,17 @@ class _Children(_Creator):
         except BaseException:
             children.lose(index, f"the enqueue of child {name} of {call.task.name} was interrupted")
             raise
-        # AlreadyExists is ours: the name holds this pod's UID, and a policy keeps all others from it.
-        if answer.status not in (200, 201, 202, 409):
-            children.release(index)
-            _raise_refusal(call.task.name, name, answer)
-        children.accept(index, group)
-        return self._handle(call, name)
 
     def _group_of(self, call: Call[Any]) -> str | None:
         return call.options.group or self._group
 
     def _name(self, call: Call[Any], suffix: str) -> str:
         return f"{slug(call.task.__name__)}-{self._pod_uid[:8]}-{suffix}"
+
+    def _longer(self, suffix: str) -> str:
+        """The suffix with more of the pod's UID, as far as the lineage policy lets a name go."""
+        room = min(8, MAX_SUFFIX - len(suffix) - 1)
+        return f"{suffix}x{self._pod_uid.replace('-', '')[8 : 8 + room]}" if room > 0 else suffix
 
     def _handle(self, call: Call[Any], name: str) -> Handle[Any]:
         return Handle(call.task, self._attempt.job.namespace, name)

@@ -225,7 +225,10 @@ def test_a_new_token_is_used_as_soon_as_the_file_holds_it(attempt: Attempt, in_p
     assert [seen.headers["authorization"] for seen in in_pod.posts()] == ["Bearer token-1", "Bearer token-2"]
 
 
-def test_an_expired_token_is_refused_after_a_few_tries(attempt: Attempt, in_pod: ApiServer) -> None:
+def test_an_expired_token_is_refused_after_a_few_tries(
+    attempt: Attempt, in_pod: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enqueue, "ENQUEUE_SECONDS", 10.0)
     in_pod.tokens = {"another"}
     with pytest.raises(EnqueueRefused, match="401 Unauthorized"):
         resize.enqueue("a")
@@ -274,6 +277,33 @@ def test_the_pods_uid_is_read_from_the_token_where_the_environment_lacks_it(
     (in_pod.folder / "token").write_text(f"head.{urlsafe_b64encode(claims).decode().rstrip('=')}.signature")
     monkeypatch.delenv("QUESTLINE_POD_UID")
     assert resize.enqueue("a").name == "resize-feedbeef-0"
+
+
+@pytest.mark.parametrize("unique", [False, True], ids=["by number", "by key"])
+def test_a_name_that_a_pod_of_a_like_uid_has_taken_costs_no_child(
+    attempt: Attempt, in_pod: ApiServer, unique: bool
+) -> None:
+    def enqueue() -> str:
+        return (send_email.enqueue("m", "a") if unique else resize.enqueue("a")).name
+
+    taken: set[str] = set()
+
+    def refuse_the_first(job: dict[str, Any]) -> tuple[int, str, str] | None:
+        if taken:
+            return None
+        taken.add(job["metadata"]["name"])
+        return 409, "AlreadyExists", "already exists"
+
+    in_pod.reject = refuse_the_first
+    name = enqueue()
+    (other,) = taken
+    assert re.fullmatch(rf"{other}x[0-9a-f]{{{5 if unique else 8}}}", name)
+    assert name.startswith(f"{other}x{POD_UID.replace('-', '')[8:13]}")
+    assert in_pod.names() == [name]
+    assert totals(attempt) == (1, None)
+    if unique:
+        assert enqueue() == name
+        assert totals(attempt) == (1, None)
 
 
 # Unique children
