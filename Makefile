@@ -56,7 +56,7 @@ test-unit: $(READY) ## the tests that need no cluster
 
 .PHONY: test
 test: lint test-unit install ## every test, on a real cluster that it builds and starts
-	$(PYTHON) -m pytest tests/cluster tests/e2e -m 'not long and not exclusive' -n 3 --dist loadgroup
+	$(PYTHON) -m pytest tests/cluster tests/e2e -m 'not long and not exclusive' -n 3 --dist loadfile
 	$(PYTHON) -m pytest tests/cluster tests/e2e -m 'not long and exclusive'
 
 .PHONY: test-long

@@ -1,6 +1,7 @@
 """What the tests on a real API server share: the conformance suite's two servers, and namespaces on fake nodes."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -21,7 +22,8 @@ from tests.simulation.apiserver import ApiServer
 
 ROOT = Path(__file__).parents[2]
 CRDS_FOLDER = ROOT / "crds"
-GROUP = "conformance.questline.dev"
+GROUP = f"{os.environ.get('PYTEST_XDIST_WORKER', 'conformance')}.questline.dev"
+"""Of each process that runs tests its own, so that none takes another's CRDs away."""
 
 
 @pytest.fixture(scope="session")

@@ -21,8 +21,6 @@ from questline_operator.shell.api import (
 )
 from tests.cluster.api_server import Server, typed, version
 
-pytestmark = pytest.mark.xdist_group("conformance")
-
 # Create
 
 

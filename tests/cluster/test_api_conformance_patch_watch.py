@@ -12,8 +12,6 @@ from questline_operator.shell.api import (
 )
 from tests.cluster.api_server import Server, summary, version
 
-pytestmark = pytest.mark.xdist_group("conformance")
-
 # JSON Patch
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster.sandbox import ROOT, Machine
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("machine"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 DAEMONS = (
     "etcd",

@@ -20,8 +20,6 @@ from examples.demo.record import Record
 from examples.demo.show import label_of
 from questline.cli.view import JobView
 
-pytestmark = pytest.mark.xdist_group("examples")
-
 MANIFESTS = CHECKOUT / "examples" / "manifests"
 PATIENCE = 120.0  # seconds for an example to end
 
