@@ -184,13 +184,13 @@ class ClaimJudge:
         )
 
     def _gone_before(self, winner: Object, raw: Object) -> bool:
-        """Whether the record was deleted in good order before the other Job was even created.
+        """Whether the record was deleted in good order before the other Job was created, or made to run again.
 
         That is so early only where the clock says that the winner ended, or its window, later than it was.
         """
         judge = self._judge
         gone_at = judge.gone_at.get(winner["metadata"]["uid"])
-        if gone_at is None or gone_at > judge.seen_at[raw["metadata"]["uid"]]:
+        if gone_at is None or gone_at > judge.unfinished_since(raw):
             return False
         return raw["spec"]["unique"].get("scope") != "Window" or judge.clock_error > LATE_CLOCK_SECONDS
 

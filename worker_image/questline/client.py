@@ -330,10 +330,11 @@ def persist(
     """
     deadline = time.monotonic() + seconds
     maybe_done = False
-    tries = 0
+    tries = denials = step = 0
     while True:
         least = 0.0
         tries += 1
+        step += 1
         try:
             answer = transport.send(method, path, body, content_type, min(request_seconds, seconds))
         except NotSentError as error:
@@ -346,7 +347,10 @@ def persist(
             if error.stale and tries == 1:
                 continue
         else:
-            if not _worth_repeating(method, answer, tries):
+            if answer.status in (401, 403):
+                denials += 1
+                step = denials  # however long it was away before: what it says once it is there passes soon, or never
+            if not _worth_repeating(method, answer, denials):
                 return answer, maybe_done
             problem = f"{answer.status} {answer.message}"
             maybe_done = maybe_done or answer.status >= 500
@@ -354,20 +358,20 @@ def persist(
         import random  # 4 ms, for the rare case
 
         # Full jitter: many pods that lost the same API server do not come back at the same moment.
-        delay = max(least, min(4.0, 0.1 * 2.0 ** min(tries - 1, 16)) * random.uniform(0.5, 1.5))  # noqa: S311
+        delay = max(least, min(4.0, 0.1 * 2.0 ** min(step - 1, 16)) * random.uniform(0.5, 1.5))  # noqa: S311
         if time.monotonic() + delay >= deadline:
             raise UnsettledError(f"tried {tries} times in {seconds:g} s, at last: {problem}", maybe_done=maybe_done)
         time.sleep(delay)
 
 
-def _worth_repeating(method: str, answer: Answer, tries: int) -> bool:
+def _worth_repeating(method: str, answer: Answer, denials: int) -> bool:
     match answer.status:
         case 408 | 429:
             return True
         case 401:
-            return tries < 4
+            return denials < 4
         case 403:
-            return method != "GET" and tries < 6 and _may_be_starting(answer.message)
+            return method != "GET" and denials < 6 and _may_be_starting(answer.message)
         case 409:
             return answer.reason != "AlreadyExists"
         case status:

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -38,7 +39,6 @@ from questline.task import compact
 
 if TYPE_CHECKING:
     from questline.attempt import Attempt
-    from questline.client import Answer
     from questline.task import Call
 
 R = TypeVar("R")
@@ -159,20 +159,26 @@ class _Children(_Creator):
 
     def _post(self, call: Call[Any], spec: dict[str, Any], index: int, suffix: str) -> Handle[Any]:
         """Creates the child; under a longer name where another pod, whose UID begins like this one's, has the first."""
-        name = self._name(call, suffix)
-        answer, maybe_ours = self._send(call, spec, index, name)
-        longer = self._longer(suffix)
-        if answer.status == 409 and not maybe_ours and longer != suffix:
-            name = self._name(call, longer)
-            answer, _ = self._send(call, spec, index, name)
-        # AlreadyExists is ours then: a lost try of this pod's made it, and a policy keeps all others from such a name.
-        if answer.status not in (200, 201, 202, 409):
+        deadline = time.monotonic() + ENQUEUE_SECONDS
+        for name in self._names(call, suffix):
+            answer, maybe_ours = self._send(call, spec, index, name, deadline - time.monotonic())
+            if answer.status != 409 or maybe_ours:
+                break
+        if maybe_ours and answer.status not in (200, 201, 202, 409):
+            # A refusal says nothing of an earlier try, whose answer was lost.
+            why = f"whether child {name} of {call.task.name} was created is unknown: {answer.status} {answer.message}"
+            self._attempt._children.lose(index, why)
+            raise EnqueueFateUnknown(why)
+        if answer.status not in (200, 201, 202) and not (answer.status == 409 and maybe_ours):
             self.release(index)
             _raise_refusal(call.task.name, name, answer)
+        # AlreadyExists is ours: a lost try of this pod's made it, and a policy keeps all others from such a name.
         self._attempt._children.accept(index, self._group_of(call))
         return self._handle(call, name)
 
-    def _send(self, call: Call[Any], spec: dict[str, Any], index: int, name: str) -> tuple[Answer, bool]:
+    def _send(
+        self, call: Call[Any], spec: dict[str, Any], index: int, name: str, seconds: float
+    ) -> tuple[Answer, bool]:
         """One POST, repeated until it is answered; and whether an earlier try may have had its effect."""
         job, children = self._attempt.job, self._attempt._children
         parent = {
@@ -189,7 +195,7 @@ class _Children(_Creator):
             parent["staged"] = False
         body = _manifest(name, job.namespace, {**spec, "parent": parent})
         try:
-            return persist(self._transport, "POST", self._path, body, seconds=ENQUEUE_SECONDS)
+            return persist(self._transport, "POST", self._path, body, seconds=max(seconds, 0.1))
         except UnsettledError as error:
             if error.maybe_done:
                 why = f"whether child {name} of {call.task.name} was created is unknown: {error}"
@@ -207,10 +213,11 @@ class _Children(_Creator):
     def _name(self, call: Call[Any], suffix: str) -> str:
         return f"{slug(call.task.__name__)}-{self._pod_uid[:8]}-{suffix}"
 
-    def _longer(self, suffix: str) -> str:
-        """The suffix with more of the pod's UID, as far as the lineage policy lets a name go."""
+    def _names(self, call: Call[Any], suffix: str) -> list[str]:
+        """What the child may be called: the second with more of the pod's UID, as far as the lineage policy lets it."""
         room = min(8, MAX_SUFFIX - len(suffix) - 1)
-        return f"{suffix}x{self._pod_uid.replace('-', '')[8 : 8 + room]}" if room > 0 else suffix
+        longer = [f"{suffix}x{self._pod_uid.replace('-', '')[8 : 8 + room]}"] if room > 0 else []
+        return [self._name(call, one) for one in (suffix, *longer)]
 
     def _handle(self, call: Call[Any], name: str) -> Handle[Any]:
         return Handle(call.task, self._attempt.job.namespace, name)
@@ -251,6 +258,11 @@ class Roots(_Creator):
                 raise ApiUnavailable(f"Job {name} of {task} was not created: {error}") from None
             if answer.status in (200, 201, 202):
                 return answer.json() or json.loads(body)
+            if answer.status != 409 and maybe_ours:
+                raise EnqueueUncertain(
+                    f"whether Job {self._namespace}/{name} of {task} was created is unknown: {answer.status} "
+                    f"{answer.message}; look for it before you enqueue it again"
+                )
             if answer.status != 409:
                 _raise_refusal(task, name, answer)
             if maybe_ours and (not chosen or self._is_ours(name, enqueue_id)):

@@ -250,6 +250,27 @@ def test_an_api_server_that_has_not_read_its_roles_and_policies_yet_is_asked_aga
     assert totals(attempt) == (1, None)
 
 
+def test_an_api_server_that_was_away_is_asked_again_while_it_reads_its_roles(
+    attempt: Attempt, in_pod: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enqueue, "ENQUEUE_SECONDS", 10.0)
+    monkeypatch.setattr("questline.client.time.sleep", lambda _seconds: None)
+    words = 'questjobs.questline.dev is forbidden: User "u" cannot create resource "questjobs"'
+    in_pod.faults += [Fault(status=503)] * 7 + [Fault(status=403, reason="Forbidden", message=words)] * 3
+    resize.enqueue("a")
+    assert len(in_pod.posts()) == 11
+    assert totals(attempt) == (1, None)
+
+
+def test_a_refusal_after_a_lost_answer_leaves_the_childs_fate_unknown(attempt: Attempt, in_pod: ApiServer) -> None:
+    in_pod.faults += [Fault(applied=True), Fault(status=403, reason="Forbidden", message="not any more")]
+    with pytest.raises(EnqueueFateUnknown, match=r"resize-0a1b2c3d-0 of .* is unknown: 403 not any more"):
+        resize.enqueue("a")
+    with pytest.raises(EnqueueFateUnknown):
+        resize.enqueue("b")
+    assert in_pod.names() == ["resize-0a1b2c3d-0"]
+
+
 def test_a_right_that_nobody_has_granted_is_refused_after_a_few_tries(
     attempt: Attempt, in_pod: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
