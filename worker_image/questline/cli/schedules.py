@@ -19,6 +19,7 @@ from questline.cli.errors import EXIT_REFUSED, CommandError
 from questline.cli.jobs import EverywhereOption
 from questline.cli.local import look_here_for_modules
 from questline.cli.output import note, print_objects, say, schedule_table
+from questline.cli.steer import patch_each
 from questline.schedules import Schedule, declared
 
 DECLARED_BY = "questline.dev/declared-by"
@@ -83,19 +84,15 @@ def apply(
 
 
 @cluster_command(group=schedules_app)
-def suspend(cluster: Cluster, names: SchedulesArgument) -> None:
+def suspend(cluster: Cluster, names: SchedulesArgument) -> int:
     """Have Schedules make no Jobs, and none later for the ticks that pass meanwhile."""
-    for name in dict.fromkeys(names):
-        cluster.patch(SCHEDULES, name, {"suspend": True})
-        say(f"{name} suspended")
+    return patch_each(cluster, SCHEDULES, names, {"suspend": True}, "suspended")
 
 
 @cluster_command(group=schedules_app)
-def resume(cluster: Cluster, names: SchedulesArgument) -> None:
+def resume(cluster: Cluster, names: SchedulesArgument) -> int:
     """Have suspended Schedules make Jobs again, from their next tick on."""
-    for name in dict.fromkeys(names):
-        cluster.patch(SCHEDULES, name, {"suspend": False})
-        say(f"{name} resumed")
+    return patch_each(cluster, SCHEDULES, names, {"suspend": False}, "resumed")
 
 
 def schedules_of(module: str) -> list[Schedule]:

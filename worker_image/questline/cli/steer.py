@@ -96,19 +96,53 @@ def _on_each(
 
 
 @cluster_command()
-def pause(cluster: Cluster, queues: QueuesArgument) -> None:
+def pause(cluster: Cluster, queues: QueuesArgument) -> int:
     """Let Queues start nothing more; what runs goes on."""
-    _pause(cluster, queues, paused=True)
+    return _pause(cluster, queues, paused=True)
 
 
 @cluster_command()
-def resume(cluster: Cluster, queues: QueuesArgument) -> None:
+def resume(cluster: Cluster, queues: QueuesArgument) -> int:
     """Let paused Queues go on."""
-    _pause(cluster, queues, paused=False)
+    return _pause(cluster, queues, paused=False)
 
 
-def _pause(cluster: Cluster, queues: list[str], *, paused: bool) -> None:
-    for name in dict.fromkeys(queues):
-        status = cluster.patch(QUEUES, name, {"paused": paused}).get("status") or {}
-        numbers = f"{status.get('running', 0)} running, {status.get('waiting', 0)} waiting"
-        say(f"{name} {'paused' if paused else 'resumed'} ({numbers})")
+def _pause(cluster: Cluster, queues: list[str], *, paused: bool) -> int:
+    def sentence(queue: dict[str, Any]) -> str:
+        status = queue.get("status") or {}
+        return f"{done} ({status.get('running', 0)} running, {status.get('waiting', 0)} waiting)"
+
+    done = "paused" if paused else "resumed"
+    return patch_each(cluster, QUEUES, queues, {"paused": paused}, done, sentence)
+
+
+def patch_each(
+    cluster: Cluster,
+    plural: str,
+    names: list[str],
+    change: dict[str, Any],
+    done: str,
+    sentence: Callable[[dict[str, Any]], str] | None = None,
+) -> int:
+    """Makes one change of spec to each of these, and says so; a wrong name stops none of the others.
+
+    Args:
+        done: what each is then.
+        sentence: says more of each as it is then.
+
+    Returns:
+        the exit status.
+    """
+    chosen = list(dict.fromkeys(names))
+    changed: dict[str, dict[str, Any]] = {}
+
+    def carry_out(name: str) -> None:
+        changed[name] = cluster.patch(plural, name, change)
+
+    failures = cluster.together(carry_out, chosen)
+    for name, failure in zip(chosen, failures, strict=True):
+        if failure is None:
+            say(f"{name} {sentence(changed[name]) if sentence else done}")
+        else:
+            note(f"questline: {failure}")
+    return EXIT_REFUSED if any(failures) else 0
