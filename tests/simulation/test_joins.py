@@ -214,6 +214,27 @@ async def test_a_child_that_was_deleted_counts_as_canceled() -> None:
                 assert "1 of the 3 Jobs of group g" in of_task(cluster, "join")[0].status["message"]
 
 
+@simulated
+async def test_the_last_of_a_tree_that_was_deleted_is_waited_for_no_more() -> None:
+    join = Join()
+
+    async def root(attempt: Attempt) -> Ended:
+        for index in range(2):
+            await attempt.enqueue("tasks:child", args={"index": index}, queue="wide")
+        return succeeded()
+
+    async with Cluster({"root": root, "join": join}) as cluster:
+        await cluster.apply(a_queue("wide", paused=True), a_job("root", task="tasks:root"))
+        await cluster.apply(a_job("join", task="tasks:join", after=[{"tree": "root"}], afterPolicy="Finished"))
+        await cluster.until(lambda: cluster.state("root") == "Succeeded" and len(of_task(cluster, "child")) == 2)
+        for child in of_task(cluster, "child"):
+            await cluster.clock.sleep(40.0)
+            assert cluster.state("join") == "Waiting"
+            await cluster.server.delete(JOBS, NAMESPACE, child.name, uid=child.uid)
+        await cluster.until(lambda: cluster.state("join") == "Succeeded", seconds=10)
+        assert join.summary == {"total": 1, "succeeded": 1}
+
+
 @pytest.mark.parametrize("policy", ["Succeeded", "Finished"])
 @pytest.mark.parametrize("after", ["group", "tree"])
 def test_a_join_never_goes_by_a_success_that_the_watch_has_not_told_of(policy: str, after: str) -> None:

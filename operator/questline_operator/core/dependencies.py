@@ -41,7 +41,9 @@ def whose_turn_may_come(world: World, job: Job) -> Iterator[Job]:
         if one.group is not None:
             tally = world.group(one.group)
             yield from (waiter for waiter in world.group_dependants(one.group) if _is_decided(waiter, tally))
-        for tree in world.trees_of(one):
+        # One that is gone is of no tree any more; it was of its parent's.
+        parent = world.parent_of(one)
+        for tree in world.trees_of(one) or (world.trees_of(parent) if parent else []):
             yield from (waiter for waiter in world.tree_dependants(tree.root) if _is_decided(waiter, tree.tally))
 
 
