@@ -10,6 +10,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeAlias, TypeVar, Union, overload
 
+from questline import attempt as attempts
 from questline import options as sdk_options
 from questline.codec import CodecError
 from questline.durations import Duration, seconds_of
@@ -20,7 +21,7 @@ from questline.task import Call, Task
 from questline.testing._clock import Clock, datetime_of
 from questline.testing._definitions import NAMESPACE, Definitions, calendar
 from questline.testing._engine import Engine
-from questline.testing._errors import JobsFailed, KitError
+from questline.testing._errors import JobsFailed, KitError, NoCluster
 from questline.testing._node import Node
 from questline.testing._store import Store
 from questline.testing._transport import KitRoots, Transport
@@ -85,6 +86,8 @@ class Cluster(Definitions):
     def __enter__(self) -> Self:
         from questline import testing
 
+        if self in testing._clusters:
+            raise KitError("this cluster of the test kit is entered already")
         roots = KitRoots(self._transport, NAMESPACE, suffix=self._next_suffix, ended=self._until_ended)
         self._exits.enter_context(connected_to(roots))
         self._exits.callback(_set(sdk_options, "now", self._clock.time))
@@ -118,6 +121,7 @@ class Cluster(Definitions):
         Raises:
             ArgsInvalid: see `Task.call`.
             KitError: an attempt runs here already.
+            NoCluster: the cluster is not entered, or another one is within it.
         """
         self._only_outside("run()")
         self._engine.settle()
@@ -146,6 +150,7 @@ class Cluster(Definitions):
             Endless: more attempts would run.
             JobsFailed: see above.
             KitError: an attempt runs here already.
+            NoCluster: the cluster is not entered, or another one is within it.
         """
         self._only_outside("drain()")
         before = {job.uid: job.finishes for job in self._world.jobs.values()}
@@ -171,11 +176,13 @@ class Cluster(Definitions):
 
         Raises:
             Endless: more attempts would run.
+            NoCluster: the cluster is not entered, or another one is within it.
         """
         seconds = seconds_of(duration, "advance()")
         if self._node.busy:
             self._node.pass_time(seconds)
         else:
+            self._only_outside("advance()")
             self._engine.run(self._clock.now + seconds, limit=limit)
 
     @property
@@ -318,6 +325,7 @@ class Cluster(Definitions):
         """For `wait` and `result` of a handle: the cluster goes on until the Job has ended."""
         if self._node.busy:
             raise NotInAttempt(f"an attempt runs here, which cannot wait for Job {key[1]}: let a join or a chain do it")
+        self._only_outside("a handle's wait() or result()")
         until = None if math.isinf(seconds) else self._clock.now + seconds
         if not self._engine.run(until, limit=LIMIT, enough=lambda: self._world.jobs[key].terminal):
             view = self._view(self._world.jobs[key])
@@ -328,8 +336,17 @@ class Cluster(Definitions):
         return dict(raw)
 
     def _only_outside(self, what: str) -> None:
-        if self._node.busy:
+        from questline import testing
+
+        if attempts.active() is not None:
             raise KitError(f"an attempt runs here: {what} is for the test, not for a task; a task enqueues and returns")
+        if self not in testing._clusters:
+            raise NoCluster(f"{what}: this cluster of the test kit is not entered: use it within its `with` block")
+        if testing._clusters[-1] is not self:
+            raise NoCluster(
+                f"{what}: another cluster of the test kit is entered within this one, and what is enqueued now goes "
+                "there: leave that one first"
+            )
 
     def _next_suffix(self) -> str:
         self._names += 1
