@@ -80,6 +80,14 @@ def test_what_the_task_raised_is_at_hand_itself_and_as_the_status_keeps_it(clust
     assert told.value.__cause__ is outcome.exception
 
 
+@pytest.mark.parametrize("how", ["ValueError", "Retry"])
+def test_what_the_task_raised_has_no_error_of_the_kit_behind_it(cluster: kit.Cluster, how: str) -> None:
+    outcome = cluster.run(shop.ends, how)
+    assert outcome.exception is not None
+    assert outcome.exception.__context__ is None
+    assert "running event loop" not in str(outcome.error)
+
+
 def test_its_children_are_shown_and_left_to_drain(cluster: kit.Cluster) -> None:
     outcome = cluster.run(shop.send_broadcast, "m", ["a@example.com", "b@example.com"])
     assert [(child.task.partition(":")[2], child.args) for child in outcome.children] == [
