@@ -34,6 +34,16 @@ def test_a_schedule_is_no_reason_for_drain_to_go_on_and_ticks_while_others_are(c
     assert len(cluster.jobs(shop.nothing)) == 2
 
 
+def test_no_tick_is_passed_over_where_a_queue_is_made_at_its_first_need() -> None:
+    with kit.cluster(now=START, max_running_pods=1) as cluster:
+        cluster.schedule("report", "*/10 * * * *", shop.nothing)
+        shop.takes.options(timeout="2h").enqueue("1h")
+        shop.echo.options(queue="new", delay="15m").enqueue(1)
+        cluster.advance("2h")
+        made = [job.created_at for job in cluster.jobs(shop.nothing)]
+        assert made == [START + timedelta(minutes=10 * n) for n in range(1, 13)]
+
+
 def test_a_time_zone_is_kept() -> None:
     with kit.cluster(now=datetime(2026, 3, 28, 12, tzinfo=ZoneInfo("Europe/Berlin"))) as cluster:
         cluster.schedule("report", "30 2 * * *", shop.nothing, time_zone="Europe/Berlin")

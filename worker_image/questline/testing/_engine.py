@@ -137,7 +137,8 @@ class Engine:
         self._look_at_all = True
         for key in self._world.queues:
             self._turnstile.queue_changed(key)
-        self._schedule_due.clear()
+        # At once, and not merely unknown: time must not go on before they have been asked again.
+        self._schedule_due = dict.fromkeys(self._world.schedules, 0.0)
 
     def _next_due(self, *, schedules: bool) -> float | None:
         dues = [self._node.next_end(), *self._due.values()]
