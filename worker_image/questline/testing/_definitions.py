@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from questline.durations import Duration, whole_seconds_of
 from questline.errors import MissingDependency, OptionInvalid
 from questline.options import Backoff, Options
+from questline.schedules import Schedule, spec_of
 from questline.task import Call, Task
 from questline.testing._errors import KitError
 from questline_operator.core.records import Key
@@ -83,6 +84,9 @@ class Definitions:
         given = {field: list(value) for field, value in spec.items() if value is not None}
         self._put("Worker", NAMESPACE, name, {"image": "the test's own process", **given})
 
+    @overload
+    def schedule(self, name: Schedule) -> None: ...
+    @overload
     def schedule(
         self,
         name: str,
@@ -93,30 +97,35 @@ class Definitions:
         overlap: str = "Allow",
         catch_up: Duration = 0,
         suspend: bool = False,
-    ) -> None:
-        """Defines a Schedule of a call, or of a task without args. `advance` lets it tick.
+    ) -> None: ...
+    def schedule(self, name: Any, cron: Any = None, what: Any = None, **settings: Any) -> None:
+        """Defines a Schedule: one that `questline.schedule` has declared, or of a call, or of a task without args.
+
+        `advance` lets it tick. All is checked as `questline.schedule` does.
 
         Args:
+            name: what `questline.schedule` returned, and nothing else; or the Schedule's name.
             cron: five fields, as in spec.cron.
+            what: what each tick makes a Job of.
+            time_zone: the IANA time zone in which the line is read; UTC where nobody says.
             overlap: while an earlier run is not over: Allow, Forbid or Replace.
-            catch_up: how old a tick may be that is made up for.
+            catch_up: how old a tick may be that is made up for, at most a week.
+            suspend: whether no Jobs are made.
 
         Raises:
-            KitError: the line or the time zone cannot be read, or never comes.
+            OptionInvalid: a value is not allowed.
+            KitError: the line cannot be read, or never comes.
             MissingDependency: `cronsim` is not installed, which reads the line.
         """
-        if overlap not in ("Allow", "Forbid", "Replace"):
-            raise OptionInvalid(f"overlap is {overlap!r}: Allow, Forbid or Replace is needed")
-        call = what if isinstance(what, Call) else what.call()
-        spec = {
-            "cron": cron,
-            "timeZone": time_zone,
-            "overlap": overlap,
-            "catchUpSeconds": whole_seconds_of(catch_up, "catch_up"),
-            "suspend": suspend,
-            "job": call.spec(),
-        }
-        self._put("Schedule", NAMESPACE, name, spec)
+        if isinstance(name, Schedule):
+            given = [field for field, value in (("cron", cron), ("what", what)) if value is not None]
+            if given or settings:
+                raise OptionInvalid(
+                    f"schedule {name.name} is declared with all it has: leave {[*given, *settings][0]} out"
+                )
+            self._put("Schedule", NAMESPACE, name.name, name.spec)
+        else:
+            self._put("Schedule", NAMESPACE, name, _spec_of_schedule(name, cron, what, **settings))
 
     def apply(self, *manifests: Mapping[str, Any]) -> None:
         """Creates what manifests say, or changes it where it is there: Jobs of tasks, Queues, Workers and Schedules.
@@ -156,6 +165,20 @@ class Definitions:
         if problem:
             self._store.world.remove_schedule(key)
             raise KitError(f"Schedule {name}: {problem}")
+
+
+def _spec_of_schedule(
+    name: str,
+    cron: str,
+    what: Any,
+    *,
+    time_zone: str = "UTC",
+    overlap: str = "Allow",
+    catch_up: Duration = 0,
+    suspend: bool = False,
+) -> dict[str, Any]:
+    call = what.call() if isinstance(what, Task) else what
+    return spec_of(name, cron=cron, job=call, time_zone=time_zone, overlap=overlap, catch_up=catch_up, suspend=suspend)
 
 
 def calendar() -> Calendar:
