@@ -80,6 +80,7 @@ class Cluster(Definitions):
             max_running_pods=max_running_pods,
         )
         self._names = 0
+        self._stand_ins: set[Key] = set()
         self._exits = ExitStack()
         self.worker(WORKER)
 
@@ -119,14 +120,16 @@ class Cluster(Definitions):
                 failed. `current().inputs` tells the task.
 
         Raises:
-            ArgsInvalid: see `Task.call`.
+            ArgsInvalid: see `Task.call`; a task of `inputs` cannot return that.
+            OptionInvalid: `inputs` are no such pairs.
             KitError: an attempt runs here already.
             NoCluster: the cluster is not entered, or another one is within it.
         """
         self._only_outside("run()")
         self._engine.settle()
         call, number, inputs = self._call_of(what, args, kwargs)
-        after = [{"job": self._made_input(n, *pair)} for n, pair in enumerate(inputs, 1)]
+        ended = _ended_inputs(inputs)  # all of them are good before the first Job is made
+        after = [{"job": self._stand_in(n, *pair)} for n, pair in enumerate(ended, 1)]
         handle = enqueue(call, after=after, policy="Finished" if after else None)
         key = (handle.namespace, handle.name)
         if number > 1:
@@ -205,7 +208,7 @@ class Cluster(Definitions):
     def jobs(
         self, task: Task[..., Any, Any] | None = None, *, queue: str | None = None, state: str | None = None
     ) -> list[Job]:
-        """All Jobs, in the order in which they were enqueued.
+        """All Jobs, in the order in which they were enqueued; those that stand in for `inputs` of `run` are not shown.
 
         Args:
             task: of this task only, whatever its options.
@@ -216,7 +219,8 @@ class Cluster(Definitions):
         return [
             self._view(job)
             for job in list(self._world.jobs.values())
-            if (task is None or job.spec.get("task") == task.name)
+            if job.key not in self._stand_ins
+            and (task is None or job.spec.get("task") == task.name)
             and (queue is None or job.queue == queue)
             and (state is None or job.state == state)
         ]
@@ -280,19 +284,14 @@ class Cluster(Definitions):
             raise ArgsInvalid(f"attempt is {number!r}: attempts are counted from 1")
         return what, number, kwargs.get("inputs", ())
 
-    def _made_input(self, place: int, task: Task[..., Any, Any], value: Any) -> str:
-        """A Job of that task that has ended so, by the core's own transitions."""
+    def _stand_in(self, place: int, task: Task[..., Any, Any], outcome: core_outcomes.Outcome) -> str:
+        """A Job of that task that has ended so, by the core's own transitions; `jobs` does not show it."""
         self._names += 1
         name = f"input-{place}-{self._names:06}"
-        self._store.create("Job", NAMESPACE, {"metadata": {"name": name}, "spec": {"task": task.name}})
         key, now = (NAMESPACE, name), self._clock.now
+        self._stand_ins.add(key)
+        self._store.create("Job", NAMESPACE, {"metadata": {"name": name}, "spec": {"task": task.name}})
         self._store.write_status(self._world.jobs[key], transitions.claim(self._world, self._world.jobs[key], now=now))
-        outcome = core_outcomes.Outcome(OutcomeKind.FATAL, Reason.FAIL, str(value))
-        if not isinstance(value, BaseException):
-            try:
-                outcome = core_outcomes.Outcome(OutcomeKind.SUCCEEDED, result=task.signature.result.encode(value))
-            except CodecError as error:
-                raise ArgsInvalid(f"inputs: the result of {task.name}{error.path}: {error.problem}") from None
         job = self._world.jobs[key]
         self._store.write_status(job, transitions.end_attempt(job, None, None, outcome, now, canceled=None))
         return name
@@ -351,6 +350,26 @@ class Cluster(Definitions):
     def _next_suffix(self) -> str:
         self._names += 1
         return f"{self._names:06}"
+
+
+def _ended_inputs(inputs: Any) -> list[tuple[Task[..., Any, Any], core_outcomes.Outcome]]:
+    """How each of the Jobs that `run` is told of has ended."""
+    if not isinstance(inputs, Iterable):
+        raise OptionInvalid(f"inputs is {inputs!r}: pairs of a task and what it returned are needed")
+    ended: list[tuple[Task[..., Any, Any], core_outcomes.Outcome]] = []
+    for one in inputs:
+        if not isinstance(one, tuple) or len(one) != 2 or not isinstance(one[0], Task):
+            raise OptionInvalid(f"inputs has {one!r}: a pair of a task and what it returned is needed, or raised")
+        task, value = one
+        if isinstance(value, BaseException):
+            ended.append((task, core_outcomes.Outcome(OutcomeKind.FATAL, Reason.FAIL, str(value))))
+            continue
+        try:
+            result = task.signature.result.encode(value)
+        except CodecError as error:
+            raise ArgsInvalid(f"inputs: the result of {task.name}{error.path}: {error.problem}") from None
+        ended.append((task, core_outcomes.Outcome(OutcomeKind.SUCCEEDED, result=result)))
+    return ended
 
 
 def _set(module: Any, name: str, value: object) -> Callable[[], None]:
