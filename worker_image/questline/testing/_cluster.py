@@ -213,8 +213,13 @@ class Cluster(Definitions):
         Args:
             task: of this task only, whatever its options.
             queue: of this queue only.
-            state: in this state only.
+            state: in this state only: Waiting, Starting, Running, Succeeded, Failed, Canceled or Skipped.
+
+        Raises:
+            OptionInvalid: there is no such state.
         """
+        if state is not None and state not in list(State):
+            raise OptionInvalid(f"state is {state!r}: {', '.join(list(State)[:-1])} or {list(State)[-1]} is needed")
         self._settle()
         return [
             self._view(job)
