@@ -89,6 +89,28 @@ def schedule(
         OptionInvalid: one of these has a value that is not allowed, or the call has an option that a Schedule's Job
             cannot have.
     """
+    spec = spec_of(name, cron=cron, job=job, time_zone=time_zone, overlap=overlap, catch_up=catch_up, suspend=suspend)
+    caller = sys._getframe(1)
+    made = Schedule(name, spec, str(caller.f_globals.get("__name__")), caller.f_lineno)
+    _declared.append(made)
+    return made
+
+
+def spec_of(
+    name: str,
+    *,
+    cron: str,
+    job: Call[Any],
+    time_zone: str,
+    overlap: str,
+    catch_up: Duration,
+    suspend: bool | None,
+) -> dict[str, Any]:
+    """The checked spec of a Schedule, as in the API; see `schedule`. Nothing is declared.
+
+    Raises:
+        OptionInvalid: as `schedule` does.
+    """
     if not isinstance(name, str) or len(name) > MAX_NAME or not _NAME.fullmatch(name):
         raise OptionInvalid(
             f"schedule's name is {name!r}: a name of a-z, 0-9 and '-' is needed, at most {MAX_NAME} characters"
@@ -106,10 +128,7 @@ def schedule(
         if not isinstance(suspend, bool):
             raise OptionInvalid(f"schedule {name}: suspend is {suspend!r}: True or False is needed, or leave it out")
         spec["suspend"] = suspend
-    caller = sys._getframe(1)
-    made = Schedule(name, spec, str(caller.f_globals.get("__name__")), caller.f_lineno)
-    _declared.append(made)
-    return made
+    return spec
 
 
 def declared() -> list[Schedule]:

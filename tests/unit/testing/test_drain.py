@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from questline import Task, enqueue_many
+from questline import Task, enqueue_many, job
 from questline import testing as kit
 from questline_operator.core import lineage
 from tests.unit.testing import shop
@@ -305,3 +305,27 @@ def test_manifests_run_as_they_are(cluster: kit.Cluster) -> None:
         cluster.apply({"kind": "Job", "metadata": {"name": "c"}, "spec": {"command": ["true"]}})
     with pytest.raises(kit.KitError, match="x is a Pod: the test kit has Jobs, Queues, Workers and Schedules"):
         cluster.apply({"kind": "Pod", "metadata": {"name": "x"}})
+
+
+@job(timeout="1h")
+def enqueues_late() -> None:
+    kit.advance("90.5s")
+    shop.nothing.options(stage=False).enqueue("at once")
+    shop.nothing.enqueue("afterwards")
+    kit.advance("10m")
+
+
+def test_what_a_task_enqueues_is_created_when_so_much_of_its_attempt_has_passed(cluster: kit.Cluster) -> None:
+    cluster.run(enqueues_late)
+    made = {job.args["label"]: (job.created_at - START).total_seconds() for job in cluster.jobs(shop.nothing)}
+    assert made == {"at once": 90, "afterwards": 90}
+
+
+def test_a_child_does_not_start_before_it_is_enqueued(cluster: kit.Cluster) -> None:
+    enqueues_late.enqueue()
+    cluster.advance("90s")
+    assert [(job.state, job.reason) for job in cluster.jobs(shop.nothing)] == [("Waiting", ""), ("Waiting", "Staged")]
+    cluster.drain()
+    starts = [job.attempts[0].started_at - START for job in cluster.jobs(shop.nothing)]
+    assert [start.total_seconds() for start in starts] == [90.5, 690.5]
+    assert shop.log == ["at once", "afterwards"]

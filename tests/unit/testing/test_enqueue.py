@@ -85,7 +85,7 @@ def test_each_cluster_is_a_world_of_its_own_and_leaves_nothing_behind() -> None:
             assert [job.args["label"] for job in kit.jobs()] == ["inner"]
         assert [job.args["label"] for job in kit.jobs()] == ["outer"]
         assert [job.args["label"] for job in inner.jobs()] == ["inner"]
-    assert len(outer.drain()) == 1
+        assert len(outer.drain()) == 1
     from questline import enqueue, options
 
     assert (enqueue._outside, enqueue.CONNECTIONS) == (None, 8)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from questline import ArgsInvalid, attempt, current, job
+from questline import ArgsInvalid, OptionInvalid, attempt, current, job
 from questline import testing as kit
 from questline_operator.core.records import Job
 from questline_operator.core.settings import backoff_seconds
@@ -80,6 +80,14 @@ def test_what_the_task_raised_is_at_hand_itself_and_as_the_status_keeps_it(clust
     assert told.value.__cause__ is outcome.exception
 
 
+@pytest.mark.parametrize("how", ["ValueError", "Retry"])
+def test_what_the_task_raised_has_no_error_of_the_kit_behind_it(cluster: kit.Cluster, how: str) -> None:
+    outcome = cluster.run(shop.ends, how)
+    assert outcome.exception is not None
+    assert outcome.exception.__context__ is None
+    assert "running event loop" not in str(outcome.error)
+
+
 def test_its_children_are_shown_and_left_to_drain(cluster: kit.Cluster) -> None:
     outcome = cluster.run(shop.send_broadcast, "m", ["a@example.com", "b@example.com"])
     assert [(child.task.partition(":")[2], child.args) for child in outcome.children] == [
@@ -112,6 +120,29 @@ def test_it_can_be_told_what_it_has_waited_for(cluster: kit.Cluster) -> None:
     assert cluster.run(shop.report.call("m"), inputs=inputs).result == "1 of 3"
     with pytest.raises(ArgsInvalid, match=r"inputs: the result of .*send_email: expected bool"):
         cluster.run(shop.report.call("m"), inputs=[(shop.send_email, "yes")])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ([(shop.send_email, True), (shop.send_email, "yes")], "the result of .*send_email: expected bool"),
+        ([(shop.send_email, True), shop.send_email], "inputs has <.*send_email.*>: a pair of a task and what it ret"),
+        ([(shop.send_email, True), (shop.send_email,)], "a pair of a task and what it returned is needed"),
+        ([(shop.send_email, True), ("send_email", True)], "a pair of a task and what it returned is needed"),
+        (shop.send_email, "inputs is <.*send_email.*>: pairs of a task"),
+    ],
+)
+def test_inputs_that_cannot_be_leave_no_job(cluster: kit.Cluster, inputs: Any, said: str) -> None:
+    with pytest.raises((ArgsInvalid, OptionInvalid), match=said):
+        cluster.run(shop.report.call("m"), inputs=inputs)
+    assert list(cluster._world.jobs) == []
+
+
+def test_what_stands_in_for_its_inputs_is_no_job_of_the_test(cluster: kit.Cluster) -> None:
+    outcome = cluster.run(shop.report.call("m"), inputs=[(shop.send_email, True), (shop.echo, 1)])
+    assert [job.name for job in cluster.jobs()] == [outcome.job.name]
+    assert cluster.jobs(shop.send_email) == []
+    assert len(outcome.job.after) == 2
 
 
 def test_neither_its_queue_nor_a_delay_nor_another_job_holds_it_up(cluster: kit.Cluster) -> None:

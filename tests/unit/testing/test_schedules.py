@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from questline import MissingDependency, OptionInvalid
+from questline import MissingDependency, OptionInvalid, Schedule, schedule, schedules
 from questline import testing as kit
 from tests.unit.testing import shop
 from tests.unit.testing.conftest import START
@@ -32,6 +32,16 @@ def test_a_schedule_is_no_reason_for_drain_to_go_on_and_ticks_while_others_are(c
     shop.echo.options(delay="150s").enqueue(1)
     cluster.drain()
     assert len(cluster.jobs(shop.nothing)) == 2
+
+
+def test_no_tick_is_passed_over_where_a_queue_is_made_at_its_first_need() -> None:
+    with kit.cluster(now=START, max_running_pods=1) as cluster:
+        cluster.schedule("report", "*/10 * * * *", shop.nothing)
+        shop.takes.options(timeout="2h").enqueue("1h")
+        shop.echo.options(queue="new", delay="15m").enqueue(1)
+        cluster.advance("2h")
+        made = [job.created_at for job in cluster.jobs(shop.nothing)]
+        assert made == [START + timedelta(minutes=10 * n) for n in range(1, 13)]
 
 
 def test_a_time_zone_is_kept() -> None:
@@ -76,9 +86,7 @@ def test_a_manifest_of_a_schedule_ticks(cluster: kit.Cluster) -> None:
 @pytest.mark.parametrize(
     ("cron", "zone", "said"),
     [
-        ("* * *", "UTC", "Schedule report: spec.cron '.*' has 3 fields, five are needed"),
         ("61 * * * *", "UTC", "Schedule report: spec.cron '61 .*' cannot be read"),
-        ("* * * * *", "Europe/Atlantis", "Schedule report: spec.timeZone 'Europe/Atlantis' is no time zone"),
         ("0 0 31 2 *", "UTC", "Schedule report: .*"),
     ],
 )
@@ -89,9 +97,56 @@ def test_a_line_that_cannot_tick_is_refused(cluster: kit.Cluster, cron: str, zon
     assert cluster.jobs() == []
 
 
-def test_another_overlap_is_refused(cluster: kit.Cluster) -> None:
-    with pytest.raises(OptionInvalid, match="overlap is 'Never': Allow, Forbid or Replace is needed"):
-        cluster.schedule("report", "* * * * *", shop.nothing, overlap="Never")
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"overlap": "Never"}, "overlap is 'Never': Allow, Forbid or Replace is needed"),
+        ({"name": "Report"}, "schedule's name is 'Report'"),
+        ({"cron": "* * *"}, r"cron is '\* \* \*': five fields are needed"),
+        ({"cron": None}, "cron is None: five fields are needed"),
+        ({"time_zone": "Europe/Atlantis"}, "time_zone is 'Europe/Atlantis': the IANA database has none"),
+        ({"catch_up": "8d"}, "catch_up is '8d': 0 to 604,800 seconds are allowed"),
+        ({"suspend": "yes"}, "suspend is 'yes': True or False is needed"),
+        ({"what": shop.nothing.options(delay=1)}, "delay of .*nothing is 1.*: the cron line says when it runs"),
+        ({"what": print}, "job is <built-in function print>: the call of a task is needed"),
+    ],
+)
+def test_what_a_declared_schedule_cannot_be_is_refused_here_too(
+    cluster: kit.Cluster, settings: dict[str, Any], said: str
+) -> None:
+    schedule: Any = cluster.schedule
+    with pytest.raises(OptionInvalid, match=said):
+        schedule(**{"name": "report", "cron": "* * * * *", "what": shop.nothing, **settings})
+    cluster.advance("1h")
+    assert cluster.jobs() == []
+
+
+@pytest.fixture
+def nightly(monkeypatch: pytest.MonkeyPatch) -> Schedule:
+    monkeypatch.setattr(schedules, "_declared", [])
+    call = shop.nothing.options(priority=3).call("nightly")
+    return schedule("nightly", cron="30 2 * * *", job=call, time_zone="Europe/Berlin", catch_up="1h")
+
+
+def test_a_declared_schedule_ticks_as_it_is_declared(cluster: kit.Cluster, nightly: Schedule) -> None:
+    cluster.schedule(nightly)
+    cluster.advance("2d")
+    assert [(job.created_at.strftime("%H:%M"), job.args, job.priority) for job in cluster.jobs()] == [
+        ("01:30", {"label": "nightly"}, 3)
+    ] * 2
+
+
+def test_a_declared_schedule_is_taken_as_it_is(cluster: kit.Cluster, nightly: Schedule) -> None:
+    define: Any = cluster.schedule
+    with pytest.raises(OptionInvalid, match="schedule nightly is declared with all it has: leave cron out"):
+        define(nightly, "* * * * *")
+    with pytest.raises(OptionInvalid, match="leave overlap out"):
+        define(nightly, overlap="Forbid")
+
+
+def test_a_schedule_of_the_kit_is_not_declared_for_apply(cluster: kit.Cluster, nightly: Schedule) -> None:
+    cluster.schedule("report", "* * * * *", shop.nothing)
+    assert schedules.declared() == [nightly]
 
 
 def test_without_cronsim_it_says_what_to_install(cluster: kit.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeAlias, TypeVar, Union, overload
 
+from questline import attempt as attempts
 from questline import options as sdk_options
 from questline.codec import CodecError
 from questline.durations import Duration, seconds_of
@@ -20,7 +21,7 @@ from questline.task import Call, Task
 from questline.testing._clock import Clock, datetime_of
 from questline.testing._definitions import NAMESPACE, Definitions, calendar
 from questline.testing._engine import Engine
-from questline.testing._errors import JobsFailed, KitError
+from questline.testing._errors import JobsFailed, KitError, NoCluster
 from questline.testing._node import Node
 from questline.testing._store import Store
 from questline.testing._transport import KitRoots, Transport
@@ -79,12 +80,15 @@ class Cluster(Definitions):
             max_running_pods=max_running_pods,
         )
         self._names = 0
+        self._stand_ins: set[Key] = set()
         self._exits = ExitStack()
         self.worker(WORKER)
 
     def __enter__(self) -> Self:
         from questline import testing
 
+        if self in testing._clusters:
+            raise KitError("this cluster of the test kit is entered already")
         roots = KitRoots(self._transport, NAMESPACE, suffix=self._next_suffix, ended=self._until_ended)
         self._exits.enter_context(connected_to(roots))
         self._exits.callback(_set(sdk_options, "now", self._clock.time))
@@ -116,13 +120,16 @@ class Cluster(Definitions):
                 failed. `current().inputs` tells the task.
 
         Raises:
-            ArgsInvalid: see `Task.call`.
+            ArgsInvalid: see `Task.call`; a task of `inputs` cannot return that.
+            OptionInvalid: `inputs` are no such pairs.
             KitError: an attempt runs here already.
+            NoCluster: the cluster is not entered, or another one is within it.
         """
         self._only_outside("run()")
         self._engine.settle()
         call, number, inputs = self._call_of(what, args, kwargs)
-        after = [{"job": self._made_input(n, *pair)} for n, pair in enumerate(inputs, 1)]
+        ended = _ended_inputs(inputs)  # all of them are good before the first Job is made
+        after = [{"job": self._stand_in(n, *pair)} for n, pair in enumerate(ended, 1)]
         handle = enqueue(call, after=after, policy="Finished" if after else None)
         key = (handle.namespace, handle.name)
         if number > 1:
@@ -146,6 +153,7 @@ class Cluster(Definitions):
             Endless: more attempts would run.
             JobsFailed: see above.
             KitError: an attempt runs here already.
+            NoCluster: the cluster is not entered, or another one is within it.
         """
         self._only_outside("drain()")
         before = {job.uid: job.finishes for job in self._world.jobs.values()}
@@ -171,11 +179,13 @@ class Cluster(Definitions):
 
         Raises:
             Endless: more attempts would run.
+            NoCluster: the cluster is not entered, or another one is within it.
         """
         seconds = seconds_of(duration, "advance()")
         if self._node.busy:
             self._node.pass_time(seconds)
         else:
+            self._only_outside("advance()")
             self._engine.run(self._clock.now + seconds, limit=limit)
 
     @property
@@ -198,18 +208,24 @@ class Cluster(Definitions):
     def jobs(
         self, task: Task[..., Any, Any] | None = None, *, queue: str | None = None, state: str | None = None
     ) -> list[Job]:
-        """All Jobs, in the order in which they were enqueued.
+        """All Jobs, in the order in which they were enqueued; those that stand in for `inputs` of `run` are not shown.
 
         Args:
             task: of this task only, whatever its options.
             queue: of this queue only.
-            state: in this state only.
+            state: in this state only: Waiting, Starting, Running, Succeeded, Failed, Canceled or Skipped.
+
+        Raises:
+            OptionInvalid: there is no such state.
         """
+        if state is not None and state not in list(State):
+            raise OptionInvalid(f"state is {state!r}: {', '.join(list(State)[:-1])} or {list(State)[-1]} is needed")
         self._settle()
         return [
             self._view(job)
             for job in list(self._world.jobs.values())
-            if (task is None or job.spec.get("task") == task.name)
+            if job.key not in self._stand_ins
+            and (task is None or job.spec.get("task") == task.name)
             and (queue is None or job.queue == queue)
             and (state is None or job.state == state)
         ]
@@ -273,19 +289,14 @@ class Cluster(Definitions):
             raise ArgsInvalid(f"attempt is {number!r}: attempts are counted from 1")
         return what, number, kwargs.get("inputs", ())
 
-    def _made_input(self, place: int, task: Task[..., Any, Any], value: Any) -> str:
-        """A Job of that task that has ended so, by the core's own transitions."""
+    def _stand_in(self, place: int, task: Task[..., Any, Any], outcome: core_outcomes.Outcome) -> str:
+        """A Job of that task that has ended so, by the core's own transitions; `jobs` does not show it."""
         self._names += 1
         name = f"input-{place}-{self._names:06}"
-        self._store.create("Job", NAMESPACE, {"metadata": {"name": name}, "spec": {"task": task.name}})
         key, now = (NAMESPACE, name), self._clock.now
+        self._stand_ins.add(key)
+        self._store.create("Job", NAMESPACE, {"metadata": {"name": name}, "spec": {"task": task.name}})
         self._store.write_status(self._world.jobs[key], transitions.claim(self._world, self._world.jobs[key], now=now))
-        outcome = core_outcomes.Outcome(OutcomeKind.FATAL, Reason.FAIL, str(value))
-        if not isinstance(value, BaseException):
-            try:
-                outcome = core_outcomes.Outcome(OutcomeKind.SUCCEEDED, result=task.signature.result.encode(value))
-            except CodecError as error:
-                raise ArgsInvalid(f"inputs: the result of {task.name}{error.path}: {error.problem}") from None
         job = self._world.jobs[key]
         self._store.write_status(job, transitions.end_attempt(job, None, None, outcome, now, canceled=None))
         return name
@@ -318,6 +329,7 @@ class Cluster(Definitions):
         """For `wait` and `result` of a handle: the cluster goes on until the Job has ended."""
         if self._node.busy:
             raise NotInAttempt(f"an attempt runs here, which cannot wait for Job {key[1]}: let a join or a chain do it")
+        self._only_outside("a handle's wait() or result()")
         until = None if math.isinf(seconds) else self._clock.now + seconds
         if not self._engine.run(until, limit=LIMIT, enough=lambda: self._world.jobs[key].terminal):
             view = self._view(self._world.jobs[key])
@@ -328,12 +340,41 @@ class Cluster(Definitions):
         return dict(raw)
 
     def _only_outside(self, what: str) -> None:
-        if self._node.busy:
+        from questline import testing
+
+        if attempts.active() is not None:
             raise KitError(f"an attempt runs here: {what} is for the test, not for a task; a task enqueues and returns")
+        if self not in testing._clusters:
+            raise NoCluster(f"{what}: this cluster of the test kit is not entered: use it within its `with` block")
+        if testing._clusters[-1] is not self:
+            raise NoCluster(
+                f"{what}: another cluster of the test kit is entered within this one, and what is enqueued now goes "
+                "there: leave that one first"
+            )
 
     def _next_suffix(self) -> str:
         self._names += 1
         return f"{self._names:06}"
+
+
+def _ended_inputs(inputs: Any) -> list[tuple[Task[..., Any, Any], core_outcomes.Outcome]]:
+    """How each of the Jobs that `run` is told of has ended."""
+    if not isinstance(inputs, Iterable):
+        raise OptionInvalid(f"inputs is {inputs!r}: pairs of a task and what it returned are needed")
+    ended: list[tuple[Task[..., Any, Any], core_outcomes.Outcome]] = []
+    for one in inputs:
+        if not isinstance(one, tuple) or len(one) != 2 or not isinstance(one[0], Task):
+            raise OptionInvalid(f"inputs has {one!r}: a pair of a task and what it returned is needed, or raised")
+        task, value = one
+        if isinstance(value, BaseException):
+            ended.append((task, core_outcomes.Outcome(OutcomeKind.FATAL, Reason.FAIL, str(value))))
+            continue
+        try:
+            result = task.signature.result.encode(value)
+        except CodecError as error:
+            raise ArgsInvalid(f"inputs: the result of {task.name}{error.path}: {error.problem}") from None
+        ended.append((task, core_outcomes.Outcome(OutcomeKind.SUCCEEDED, result=result)))
+    return ended
 
 
 def _set(module: Any, name: str, value: object) -> Callable[[], None]:

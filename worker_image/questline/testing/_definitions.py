@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from questline.durations import Duration, whole_seconds_of
 from questline.errors import MissingDependency, OptionInvalid
 from questline.options import Backoff, Options
+from questline.schedules import Schedule, spec_of
 from questline.task import Call, Task
 from questline.testing._errors import KitError
 from questline_operator.core.records import Key
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from questline.testing._store import Store
 
 NAMESPACE = "default"
+KINDS = {"Job": ("-", 50), "Queue": ("-", 63), "Worker": ("-.", 253), "Schedule": ("-", 63)}
+"""What a test may define: the signs that its name may have within, besides a-z and 0-9, and its greatest length."""
 
 
 class Definitions:
@@ -56,12 +60,14 @@ class Definitions:
         given = {"worker": worker, "max_attempts": max_attempts, "backoff": backoff, "timeout": timeout}
         defaults = Options().replaced({"queue": name, **given}).spec()
         del defaults["queue"]
+        if paused is not None and not isinstance(paused, bool):
+            raise OptionInvalid(f"paused is {paused!r}: True or False is needed")
         spec = {
-            "concurrency": concurrency,
+            "concurrency": _integer("concurrency", concurrency, 0, 100_000),
             "paused": paused,
-            "priority": priority,
-            "perKeyConcurrency": per_key_concurrency,
-            "rateLimit": rate and {"count": rate[0], "periodSeconds": whole_seconds_of(rate[1], "rate", minimum=1)},
+            "priority": _integer("priority", priority, -1_000, 1_000),
+            "perKeyConcurrency": _integer("per_key_concurrency", per_key_concurrency, 1, 100_000),
+            "rateLimit": _rate_limit(rate),
             "defaults": defaults or None,
         }
         self._put("Queue", NAMESPACE, name, {field: value for field, value in spec.items() if value is not None})
@@ -78,11 +84,20 @@ class Definitions:
         Args:
             allowed_queues: where the Jobs that it enqueues may go; any queue where nobody says.
             allowed_workers: which Workers these may have; itself where nobody says.
+
+        Raises:
+            OptionInvalid: a value is not allowed.
         """
-        spec = {"allowedQueues": allowed_queues, "allowedWorkers": allowed_workers}
-        given = {field: list(value) for field, value in spec.items() if value is not None}
+        spec = {
+            "allowedQueues": _names("allowed_queues", allowed_queues),
+            "allowedWorkers": _names("allowed_workers", allowed_workers),
+        }
+        given = {field: value for field, value in spec.items() if value is not None}
         self._put("Worker", NAMESPACE, name, {"image": "the test's own process", **given})
 
+    @overload
+    def schedule(self, name: Schedule) -> None: ...
+    @overload
     def schedule(
         self,
         name: str,
@@ -93,30 +108,35 @@ class Definitions:
         overlap: str = "Allow",
         catch_up: Duration = 0,
         suspend: bool = False,
-    ) -> None:
-        """Defines a Schedule of a call, or of a task without args. `advance` lets it tick.
+    ) -> None: ...
+    def schedule(self, name: Any, cron: Any = None, what: Any = None, **settings: Any) -> None:
+        """Defines a Schedule: one that `questline.schedule` has declared, or of a call, or of a task without args.
+
+        `advance` lets it tick. All is checked as `questline.schedule` does.
 
         Args:
+            name: what `questline.schedule` returned, and nothing else; or the Schedule's name.
             cron: five fields, as in spec.cron.
+            what: what each tick makes a Job of.
+            time_zone: the IANA time zone in which the line is read; UTC where nobody says.
             overlap: while an earlier run is not over: Allow, Forbid or Replace.
-            catch_up: how old a tick may be that is made up for.
+            catch_up: how old a tick may be that is made up for, at most a week.
+            suspend: whether no Jobs are made.
 
         Raises:
-            KitError: the line or the time zone cannot be read, or never comes.
+            OptionInvalid: a value is not allowed.
+            KitError: the line cannot be read, or never comes.
             MissingDependency: `cronsim` is not installed, which reads the line.
         """
-        if overlap not in ("Allow", "Forbid", "Replace"):
-            raise OptionInvalid(f"overlap is {overlap!r}: Allow, Forbid or Replace is needed")
-        call = what if isinstance(what, Call) else what.call()
-        spec = {
-            "cron": cron,
-            "timeZone": time_zone,
-            "overlap": overlap,
-            "catchUpSeconds": whole_seconds_of(catch_up, "catch_up"),
-            "suspend": suspend,
-            "job": call.spec(),
-        }
-        self._put("Schedule", NAMESPACE, name, spec)
+        if isinstance(name, Schedule):
+            given = [field for field, value in (("cron", cron), ("what", what)) if value is not None]
+            if given or settings:
+                raise OptionInvalid(
+                    f"schedule {name.name} is declared with all it has: leave {[*given, *settings][0]} out"
+                )
+            self._put("Schedule", NAMESPACE, name.name, name.spec)
+        else:
+            self._put("Schedule", NAMESPACE, name, _spec_of_schedule(name, cron, what, **settings))
 
     def apply(self, *manifests: Mapping[str, Any]) -> None:
         """Creates what manifests say, or changes it where it is there: Jobs of tasks, Queues, Workers and Schedules.
@@ -124,30 +144,54 @@ class Definitions:
         They are not held to the CRDs' schemas, which only an API server has.
 
         Raises:
-            KitError: of another kind, or a Job that runs a command.
+            KitError: of another kind, without what it needs, or a Job that runs a command.
         """
         for manifest in manifests:
-            kind, meta = manifest.get("kind"), manifest.get("metadata", {})
-            name, spec = meta.get("name", ""), manifest.get("spec", {})
-            if kind not in ("Job", "Queue", "Worker", "Schedule"):
-                raise KitError(f"{name} is a {kind}: the test kit has Jobs, Queues, Workers and Schedules")
-            known = kind == "Job" and (meta.get("namespace", NAMESPACE), name) in self._store.world.jobs
-            job = {"Job": spec, "Schedule": spec.get("job", {})}.get(kind)
-            if job is not None and "task" not in job and not known:
-                raise KitError(f"{kind} {name} has no task: the test kit has no containers, which a command needs")
-            self._put(kind, meta.get("namespace", NAMESPACE), name, spec)
+            self._apply(manifest)
+
+    def _apply(self, manifest: Any) -> None:
+        if not isinstance(manifest, Mapping):
+            raise KitError(f"apply() takes manifests, as yaml.safe_load reads them, not {manifest!r}")
+        kind, meta = manifest.get("kind"), manifest.get("metadata") or {}
+        name, namespace, spec = meta.get("name", ""), meta.get("namespace", NAMESPACE), manifest.get("spec") or {}
+        if kind not in KINDS:
+            raise KitError(f"{name} is a {kind}: the test kit has Jobs, Queues, Workers and Schedules")
+        known = (namespace, name) in self._kept(kind)
+        if kind == "Schedule" and "cron" not in spec and not known:
+            raise KitError(f"Schedule {name} has no spec.cron, which says when it ticks")
+        job = {"Job": spec, "Schedule": spec.get("job")}.get(kind)
+        needs_task = not known if kind == "Job" else kind == "Schedule" and (not known or "job" in spec)
+        if needs_task and "task" not in (job or {}):
+            raise KitError(f"{kind} {name} has no task: the test kit has no containers, which a command needs")
+        rate = spec.get("rateLimit") or {}
+        missing = [field for field in ("count", "periodSeconds") if rate and field not in rate]
+        if missing:
+            raise KitError(f"{kind} {name} has no spec.rateLimit.{missing[0]}")
+        self._put(kind, namespace, name, spec)
+
+    def _kept(self, kind: str) -> Mapping[Key, Any]:
+        world = self._store.world
+        kinds: dict[str, Mapping[Key, Any]] = {
+            "Job": world.jobs,
+            "Queue": world.queues,
+            "Worker": world.workers,
+            "Schedule": world.schedules,
+        }
+        return kinds[kind]
 
     def _put(self, kind: str, namespace: str, name: str, spec: Mapping[str, Any]) -> None:
+        signs, longest = KINDS[kind]
+        form = f"[a-z0-9]([{signs}a-z0-9]*[a-z0-9])?"
+        if not isinstance(name, str) or len(name) > longest or not re.fullmatch(form, name):
+            shown = " and ".join(map(repr, signs))
+            raise KitError(
+                f"metadata.name of a {kind} is {name!r}: a name of a-z, 0-9, {shown} is needed, at most {longest} "
+                "characters"
+            )
         key = (namespace, name)
-        kinds: dict[str, Mapping[Key, Any]] = {
-            "Job": self._store.world.jobs,
-            "Queue": self._store.world.queues,
-            "Worker": self._store.world.workers,
-            "Schedule": self._store.world.schedules,
-        }
         if kind == "Schedule":
             calendar()  # so that what is missing is told before anything is there
-        if key in kinds[kind]:
+        if key in self._kept(kind):
             self._store.update_spec(kind, key, spec)
         else:
             self._store.create(kind, namespace, {"metadata": {"name": name}, "spec": spec})
@@ -156,6 +200,48 @@ class Definitions:
         if problem:
             self._store.world.remove_schedule(key)
             raise KitError(f"Schedule {name}: {problem}")
+
+
+def _integer(field: str, value: object, least: int, most: int) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise OptionInvalid(f"{field} is {value!r}: an integer from {least:,} to {most:,} is needed")
+    return value
+
+
+def _rate_limit(rate: object) -> dict[str, Any] | None:
+    if rate is None:
+        return None
+    if not isinstance(rate, tuple | list) or len(rate) != 2:
+        raise OptionInvalid(f"rate is {rate!r}: how many attempts and in what time is needed, as (100, '1m')")
+    count, period = rate
+    return {
+        "count": _integer("rate's count", 0 if count is None else count, 1, 1_000_000),
+        "periodSeconds": whole_seconds_of(period, "rate's period", minimum=1, maximum=86_400),
+    }
+
+
+def _names(field: str, names: object) -> list[str] | None:
+    if names is None:
+        return None
+    if not isinstance(names, Sequence) or isinstance(names, str) or not all(isinstance(one, str) for one in names):
+        raise OptionInvalid(f"{field} is {names!r}: a list of names is needed")
+    return list(names)
+
+
+def _spec_of_schedule(
+    name: str,
+    cron: str,
+    what: Any,
+    *,
+    time_zone: str = "UTC",
+    overlap: str = "Allow",
+    catch_up: Duration = 0,
+    suspend: bool = False,
+) -> dict[str, Any]:
+    call = what.call() if isinstance(what, Task) else what
+    return spec_of(name, cron=cron, job=call, time_zone=time_zone, overlap=overlap, catch_up=catch_up, suspend=suspend)
 
 
 def calendar() -> Calendar:

@@ -125,6 +125,8 @@ class Engine:
         match step:
             case Hold():
                 return step.reason, step.message
+            case Ready() if self._comes(job) > self._clock.now:
+                return "", ""
             case Ready():
                 hold = self._turnstile.why(job, self._clock.now)
                 has_slot = free_slots(self._world, job.queue_key) > 0 and hold.reason is Reason.AT_CONCURRENCY_LIMIT
@@ -137,7 +139,8 @@ class Engine:
         self._look_at_all = True
         for key in self._world.queues:
             self._turnstile.queue_changed(key)
-        self._schedule_due.clear()
+        # At once, and not merely unknown: time must not go on before they have been asked again.
+        self._schedule_due = dict.fromkeys(self._world.schedules, 0.0)
 
     def _next_due(self, *, schedules: bool) -> float | None:
         dues = [self._node.next_end(), *self._due.values()]
@@ -213,6 +216,9 @@ class Engine:
                 self._wake(job.key, until)
             case Hold():
                 self._hold(job, step)
+            case Ready() if self._comes(job) > self._clock.now:
+                self._open[job.key] = None
+                self._wake(job.key, self._comes(job))
             case Ready():
                 self._turnstile.add(job)
                 self._open.pop(job.key, None)
@@ -229,6 +235,10 @@ class Engine:
                 self._changed[job.key] = None
             case MakeDefaultQueue():
                 self._make("Queue", job.namespace, DEFAULT_QUEUE)
+
+    def _comes(self, job: Job) -> float:
+        """When it is created: the code of an attempt runs all at once, and may have enqueued it after some time."""
+        return self._store.ahead.get(job.key, 0.0)
 
     def _hold(self, job: Job, hold: Hold) -> None:
         self._open[job.key] = None

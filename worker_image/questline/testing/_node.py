@@ -225,11 +225,17 @@ def _is_of_the_test(error: BaseException) -> bool:
 
 def _call(task: Task[..., Any, Any], arguments: dict[str, Any]) -> Any:
     """Calls the task in this thread; in another where an event loop runs in this one, such as an async test's."""
+    if not _loop_runs():
+        return call_task(task, arguments)
+    return _in_thread(contextvars.copy_context(), lambda: call_task(task, arguments))
+
+
+def _loop_runs() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return call_task(task, arguments)
-    return _in_thread(contextvars.copy_context(), lambda: call_task(task, arguments))
+        return False
+    return True
 
 
 def _in_thread(context: contextvars.Context, call: Callable[[], Any]) -> Any:

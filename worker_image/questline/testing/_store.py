@@ -27,15 +27,17 @@ class AlreadyExists(Exception):  # noqa: N818  the API's own word
 class Store:
     """All objects of one cluster.
 
-    UIDs are made of the names and the order of creation, so that the same test draws the same jitter every time.
+    UIDs are made of kind, namespace and name, so that the same test draws the same jitter every time.
 
     Attributes:
         on_job: told of every Job that was created or has changed: the record before, None for a new one, and the new.
+        ahead: when a Job is created that the code of an attempt has enqueued ahead of the cluster's time.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.world = World()
         self.on_job: Callable[[Job | None, Job], None] = lambda old, new: None
+        self.ahead: dict[Key, float] = {}
         self._clock = clock
         self._version = 0
 
@@ -51,12 +53,15 @@ class Store:
         if (namespace, name) in self._records(kind):
             raise AlreadyExists(name)
         self._version += 1
+        now = self._clock.time()
+        if kind == "Job" and now > self._clock.now:
+            self.ahead[namespace, name] = now
         meta = {
             **body["metadata"],
             "namespace": namespace,
-            "uid": self._uid(kind, namespace, name),
+            "uid": made_uid(kind, namespace, name),
             "resourceVersion": str(self._version),
-            "creationTimestamp": format_time(self._clock.now)[:19] + "Z",  # whole seconds, as an API server has them
+            "creationTimestamp": format_time(now)[:19] + "Z",  # whole seconds, as an API server has them
             "generation": 1,
         }
         raw: dict[str, Any] = {"apiVersion": API_VERSION, "kind": kind, "metadata": meta, "spec": body.get("spec", {})}
@@ -161,9 +166,6 @@ class Store:
             "Schedule": world.schedules,
         }
         return kinds[kind]
-
-    def _uid(self, kind: str, namespace: str, name: str) -> str:
-        return made_uid(kind, namespace, name)
 
 
 def made_uid(*parts: object) -> str:
