@@ -288,6 +288,15 @@ class JoinJudge:
                         stack.append(original)
         return False
 
+    def _is_cut_off(self, raw: Object, upstream: Object) -> bool:
+        """Whether what it was skipped for is waited for no more, since one above that was deleted, and has not run
+        again: to delete a failure sets nobody waiting (docs/decisions.md)."""
+        now = self._judge.jobs[upstream["uid"]]["status"]
+        members = [one for kind, name in _items(raw) for one in self.members(raw, kind, name)]
+        stand_for = {self._original(one, alive=True)["metadata"]["uid"] for one in members}
+        went_on = now["state"] not in TERMINAL or now.get("finishes", 0) > upstream["finishes"]
+        return upstream["uid"] not in stand_for and not went_on
+
     def verdict(self) -> None:
         """One that was skipped for an end is not skipped any more when nothing that it waits for has failed."""
         judge = self._judge
@@ -298,6 +307,8 @@ class JoinJudge:
             upstream = status.get("upstream")
             if upstream is None or upstream["uid"] not in judge.alive:
                 continue  # nobody can run again what is gone
+            if self._is_cut_off(raw, upstream):
+                continue
             if all(self._exists(name) for kind, name in _items(raw) if kind != "group") and not self._fails(raw):
                 name = raw["metadata"]["name"]
                 judge.broken(7, f"{name} is still skipped for {upstream['name']}, and nothing before it has failed")
