@@ -117,7 +117,7 @@ class ScheduleJudge:
             return
         judge, uid, name = self._judge, annotations[ANNOTATION_SCHEDULE_UID], raw["metadata"]["name"]
         tick, known = int(parse_time(annotations[ANNOTATION_TICK])), self._known[uid]
-        if tick in known.made:
+        if tick in known.made and not self._was_deleted_unnoted(known, tick):
             judge.broken(10, f"{name} is the second Job of tick {_text(tick)} of {known.name}")
         if tick in known.skipped:
             judge.broken(10, f"{name} was made, but tick {_text(tick)} of {known.name} was passed over")
@@ -143,6 +143,12 @@ class ScheduleJudge:
         known.made[tick] = raw["metadata"]["uid"]
         if replaces:
             self._replacing[uid].append((tick, raw["metadata"]["uid"]))
+
+    def _was_deleted_unnoted(self, known: _Known, tick: int) -> bool:
+        """Whether somebody deleted the tick's Job before the status told that it was made: then nobody can know of it
+        (docs/guarantees.md)."""
+        noted = known.status.get("lastTick")
+        return known.made[tick] in self._judge.deleted_by_hand and (noted is None or parse_time(noted) < tick)
 
     def _judge_suspension(self, known: _Known, tick: int, name: str) -> None:
         """No tick is made that came while the Schedule had long been suspended."""
