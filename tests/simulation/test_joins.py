@@ -215,6 +215,29 @@ async def test_a_child_that_was_deleted_counts_as_canceled() -> None:
 
 
 @simulated
+async def test_a_child_of_an_attempt_that_failed_makes_no_cycle() -> None:
+    join = Join()
+
+    async def flaky(attempt: Attempt) -> Ended:
+        await attempt.work(1.0)
+        if attempt.number > 1:
+            return succeeded()
+        await attempt.enqueue("tasks:never", after=[{"tree": "root"}])
+        return failed()
+
+    async def root(attempt: Attempt) -> Ended:
+        child = await attempt.enqueue("tasks:flaky", maxAttempts=2)
+        await attempt.enqueue("tasks:join", after=[{"tree": child}])
+        return succeeded()
+
+    async with Cluster({"root": root, "flaky": flaky, "join": join}) as cluster:
+        await cluster.apply(a_job("root", task="tasks:root"))
+        await cluster.until_settled()
+        assert outcome(cluster) == "Succeeded"
+        assert outcome(cluster, "never") == "Skipped ParentFailed"
+
+
+@simulated
 async def test_the_last_of_a_tree_that_was_deleted_is_waited_for_no_more() -> None:
     join = Join()
 

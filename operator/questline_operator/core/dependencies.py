@@ -200,7 +200,7 @@ def _cycle_through(world: World, job: Job) -> list[str]:
         elif name not in visited:
             visited.add(name)
             target = world.jobs.get((job.namespace, name))
-            if target is not None and _still_waits(target):
+            if target is not None and _still_waits(world, target):
                 path.append(name)
                 iterators.append(_waited_for(world, target))
     return []
@@ -222,8 +222,11 @@ def _waited_for(world: World, job: Job) -> Iterator[str]:
             yield from (name for _, name in list(world.tree(root)) if name != job.name)
 
 
-def _still_waits(job: Job) -> bool:
-    """A Job once claimed waits for no other any more; one that ended for a cycle still shows the others on it why."""
+def _still_waits(world: World, job: Job) -> bool:
+    """A Job once claimed waits for no other any more, and one that is not released may never; one that ended for a
+    cycle still shows the others on it why."""
     if job.reason in (Reason.DEPENDENCY_CYCLE, Reason.DUPLICATE):
         return True
-    return bool(job.after) and not (job.terminal or job.admitted)
+    parent = world.parent_of(job) if job.parent is not None and job.parent.staged else None
+    released = parent is None or job.parent is None or job.parent.attempt in parent.succeeded_attempts
+    return released and bool(job.after) and not (job.terminal or job.admitted)
