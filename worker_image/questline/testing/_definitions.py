@@ -12,7 +12,6 @@ from questline.options import Backoff, Options
 from questline.schedules import Schedule, spec_of
 from questline.task import Call, Task
 from questline.testing._errors import KitError
-from questline_operator.core.records import Key
 from questline_operator.core.schedule import Calendar
 
 if TYPE_CHECKING:
@@ -156,7 +155,7 @@ class Definitions:
         name, namespace, spec = meta.get("name", ""), meta.get("namespace", NAMESPACE), manifest.get("spec") or {}
         if kind not in KINDS:
             raise KitError(f"{name} is a {kind}: the test kit has Jobs, Queues, Workers and Schedules")
-        known = (namespace, name) in self._kept(kind)
+        known = (namespace, name) in self._store.records(kind)
         if kind == "Schedule" and "cron" not in spec and not known:
             raise KitError(f"Schedule {name} has no spec.cron, which says when it ticks")
         job = {"Job": spec, "Schedule": spec.get("job")}.get(kind)
@@ -168,16 +167,6 @@ class Definitions:
         if missing:
             raise KitError(f"{kind} {name} has no spec.rateLimit.{missing[0]}")
         self._put(kind, namespace, name, spec)
-
-    def _kept(self, kind: str) -> Mapping[Key, Any]:
-        world = self._store.world
-        kinds: dict[str, Mapping[Key, Any]] = {
-            "Job": world.jobs,
-            "Queue": world.queues,
-            "Worker": world.workers,
-            "Schedule": world.schedules,
-        }
-        return kinds[kind]
 
     def _put(self, kind: str, namespace: str, name: str, spec: Mapping[str, Any]) -> None:
         signs, longest = KINDS[kind]
@@ -191,7 +180,7 @@ class Definitions:
         key = (namespace, name)
         if kind == "Schedule":
             calendar()  # so that what is missing is told before anything is there
-        if key in self._kept(kind):
+        if key in self._store.records(kind):
             self._store.update_spec(kind, key, spec)
         else:
             self._store.create(kind, namespace, {"metadata": {"name": name}, "spec": spec})

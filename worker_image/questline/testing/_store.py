@@ -50,7 +50,7 @@ class Store:
             AlreadyExists: one of that name is there.
         """
         name = str(body["metadata"]["name"])
-        if (namespace, name) in self._records(kind):
+        if (namespace, name) in self.records(kind):
             raise AlreadyExists(name)
         self._version += 1
         now = self._clock.time()
@@ -74,7 +74,7 @@ class Store:
 
     def update_spec(self, kind: str, key: Key, change: Json) -> None:
         """Set fields of a spec."""
-        raw = self._records(kind)[key].raw
+        raw = self.records(kind)[key].raw
         meta = {**raw["metadata"], "generation": raw["metadata"]["generation"] + 1}
         changed = {**raw, "metadata": meta, "spec": {**raw["spec"], **change}}
         if kind == "Worker":
@@ -87,7 +87,7 @@ class Store:
     def write_status(self, record: Job | Schedule, change: Json) -> None:
         """Apply a change of the status, as the operator writes it."""
         kind = "Job" if isinstance(record, Job) else "Schedule"
-        raw = self._records(kind)[record.key].raw
+        raw = self.records(kind)[record.key].raw
         self._write(kind, {**raw, "status": applied(raw.get("status", {}), change)})
 
     def take_report(self, job: Job, report: Json) -> bool:
@@ -157,7 +157,8 @@ class Store:
                 world.put_schedule(Schedule.parse(raw))
         return raw
 
-    def _records(self, kind: str) -> Mapping[Key, Any]:
+    def records(self, kind: str) -> Mapping[Key, Any]:
+        """What there is of that kind, by namespace and name."""
         world = self.world
         kinds: dict[str, Mapping[Key, Any]] = {
             "Job": world.jobs,
