@@ -240,7 +240,7 @@ def test_every_field_of_the_status_is_kept(kube: Kube, job: Json) -> None:
         "failures": 5,
         "disruptions": 1,
         "observedRerun": 0,
-        "armed": {"at": "2026-01-01T00:00:00.123456Z", "attempt": 5},
+        "armed": {"at": "2026-01-01T00:00:00.123456Z", "attempt": 5, "duplicateOf": "first"},
         "upstream": {"name": "other", "uid": "0" * 36, "finishes": 1},
         "epoch": 2**40,
         "nextAttemptAt": "2026-01-01T00:00:00.123456Z",

@@ -1,7 +1,7 @@
 """What people do in a life: ask for Jobs, and change or delete Jobs, queues, Workers and Schedules."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from questline_operator.core.records import Job
 from questline_operator.core.states import State
@@ -25,6 +25,7 @@ from tests.simulation.plan import (
     EditSchedule,
     EditWorker,
     MakeSchedule,
+    Of,
     Scheduled,
 )
 
@@ -41,6 +42,8 @@ class People:
         self._tasks = tasks
         self._store = scene.cluster.server.store
         self._asked: list[str] = []
+        self._last = ""
+        """The Job that was deleted or changed last."""
 
     async def make_queues(self) -> None:
         """Those that there are from the beginning."""
@@ -115,13 +118,11 @@ class People:
         self._store.create(JOBS, NAMESPACE, a_job(name, **spec))
 
     def _edit_job(self, deed: EditJob | DeleteJob) -> bool:
-        jobs = self._scene.cluster.jobs()
-        # The unfinished ones first: whatever is done to a finished Job is soon told, but for a rerun.
-        ended_first = isinstance(deed, EditJob) and deed.ended
-        jobs.sort(key=lambda job: (job.terminal != ended_first, job.name))
+        jobs = self._jobs_of(deed)
         if not jobs:
             return False
         job = jobs[deed.job % len(jobs)]
+        self._last = job.name
         self._scene.note(f"  it is {job.name}, {job.state}")
         if isinstance(deed, DeleteJob):
             self._scene.faults["Job deleted"] += 1
@@ -142,6 +143,22 @@ class People:
             case "suspend" | "resume":
                 self._set(JOBS, job.name, suspend=deed.what == "suspend")
         return True
+
+    def _jobs_of(self, deed: EditJob | DeleteJob) -> list[Job]:
+        """Those that it may be about, in the order in which its number counts them."""
+        jobs = self._scene.cluster.jobs()
+        # The unfinished ones first: whatever is done to a finished Job is soon told, but for a rerun.
+        ended_first = isinstance(deed, EditJob) and deed.ended
+        jobs.sort(key=lambda job: (job.terminal != ended_first, job.name))
+        parents = {job.parent.uid for job in jobs if job.parent and not job.terminal}
+        meant: dict[Of, Callable[[Job], bool]] = {
+            "any": lambda _job: True,
+            "same": lambda job: job.name == self._last,
+            "running": lambda job: job.active,
+            "grouped": lambda job: job.group is not None and not job.terminal,
+            "parent": lambda job: job.uid in parents,
+        }
+        return [job for job in jobs if meant[deed.of](job)] or jobs
 
     def _rerun(self, job: Job) -> None:
         taken_back = {"cancel": False} if job.cancel else {}

@@ -21,6 +21,9 @@ CRONS = ("* * * * *", "*/2 * * * *", "0 22-4 * * *")
 OVERLAPS = ("Allow", "Forbid", "Replace")
 CATCH_UPS = (0, 90, 600)
 Who = Literal["leader", "standby"]
+Of = Literal["any", "same", "running", "grouped", "parent"]
+"""Which Jobs a deed is about: the one of the deed on Jobs before it, those that run, that have not ended and are of a
+group, or whose children have not ended; any, where there is none of these."""
 
 
 class _Value:
@@ -114,6 +117,7 @@ class EditJob(_Value):
 
     pause: float = 0.0
     job: int = 0
+    of: Of = "any"
     what: Literal["cancel", "suspend", "resume", "priority", "touch", "rerun"] = "touch"
     value: int = 0
     ended: bool = False
@@ -125,6 +129,7 @@ class DeleteJob(_Value):
 
     pause: float = 0.0
     job: int = 0
+    of: Of = "any"
 
 
 @dataclass(frozen=True, repr=False)

@@ -213,11 +213,11 @@ _schedules = st.builds(
     catch_up=st.integers(0, len(CATCH_UPS) - 1),
     suspend=st.sampled_from((False,) * 7 + (True,)),
     queue=st.sampled_from(("default", "narrow", "wide", "keyed")),
-    scripts=st.one_of(st.just((-1,)), st.just((-2,)), st.just((-2,)), _scripts_of),
+    scripts=st.one_of(st.just((-3,)), st.just((-4,)), st.just((-4,)), _scripts_of),
     ttl=st.sampled_from((0, None)),
 )
-_LONG = (Script(work=0.5, children=(Child(scripts=(-1,)),)), Script(work=150.0))
-"""The last scripts of a life with Schedules: a run, or what it has enqueued, that is not over at the next tick."""
+_LONG = (Script(work=0.5, children=(Child(scripts=(-3,)),)), Script(work=150.0))
+"""Scripts of a life with Schedules: a run, or what it has enqueued, that is not over at the next tick."""
 _ticks = st.builds(AwaitTick, offset=st.sampled_from((0.0, 0.004, 0.1, 0.3, 1.0, 2.5, 6.0, -0.5, -3.0)))
 # An operator falls between the writes of a tick, or cannot note that its Job was made until that one is gone.
 _tick_falls = st.one_of(
@@ -250,6 +250,37 @@ _schedule_edits = st.one_of(
         value=st.integers(0, len(CRONS) - 1),
     ),
     st.builds(DeleteSchedule, pause=_pauses, name=st.sampled_from(("tick", "tock"))),
+)
+_FAN_IN = Script(work=0.1, children=(Child(after=("group:a",)), Child(pause=0.5, group="a"), Child(group="a")))
+_DEAF = Script(work=25.0, deaf=True)
+_LAST_SCRIPTS = (_FAN_IN, _DEAF)
+"""The last scripts of every life, -2 and -1; those of a life with Schedules are -4 and -3."""
+_soon = st.sampled_from((0.0, 0.004, 0.1, 0.3, 1.0))
+_of_key = st.builds(Ask, queue=st.just("keyed"), key=st.just("k"), scripts=_scripts_of)
+_rated = st.builds(Ask, queue=st.just("rated"), scripts=_scripts_of)
+# What breaks a promise only in a certain order, and is too rare where every deed is drawn by itself.
+_in_a_row: SearchStrategy[Sequence[Deed]] = st.one_of(
+    # A Job is deleted whose pod goes on, and the next of its key is there.
+    st.tuples(
+        st.just(Ask(queue="keyed", key="k", scripts=(-1,))),
+        st.builds(DeleteJob, pause=st.sampled_from((0.3, 1.0, 2.0, 3.0)), job=_indexes, of=st.just("running")),
+        _of_key,
+        _of_key,
+    ),
+    # The next leader is there before a rate's period is over.
+    st.tuples(_rated, _rated, _rated, st.builds(Terminate, pause=st.sampled_from((0.1, 1.0, 2.0, 4.0)))),
+    # A join is known, and what it waits for is not yet.
+    st.tuples(
+        st.builds(Lag, resource=st.just("questjobs"), seconds=st.sampled_from((3.0, 8.0))),
+        st.just(Ask(scripts=(-2,))),
+        st.builds(Lag, pause=st.sampled_from((5.0, 13.0, 17.0)), resource=st.just("questjobs")),
+    ),
+    st.tuples(st.builds(DeleteJob, pause=_pauses, job=_indexes, of=st.just("grouped"))),
+    # Somebody takes a cancel back before it has gone through the tree.
+    st.tuples(
+        st.builds(EditJob, pause=_pauses, job=_indexes, what=st.just("cancel"), of=st.just("parent")),
+        st.builds(EditJob, pause=_soon, what=st.just("rerun"), of=st.just("same")),
+    ),
 )
 # Each of these choices is as likely as any other; what is wanted more often stands here more often.
 _deeds: SearchStrategy[Deed] = st.one_of(
@@ -304,6 +335,7 @@ def plans(draw: st.DrawFn) -> Plan:
     # An operator falls between other deeds, not at each: most of what happens needs one that works.
     for _ in range(draw(st.sampled_from((1, 1, 2, 3)))):
         deeds += drawn(_deeds, 3, 10) + tuple(draw(_some(_falls, 2)))
+        deeds += tuple(deed for row in draw(_some(_in_a_row, 2)) for deed in row)
         if scheduled:
             deeds += drawn(_schedule_edits, 1, 5) + draw(_tick_falls) + drawn(_falls, 1, 1) + (draw(_ticks),)
     return Plan(
@@ -318,6 +350,6 @@ def plans(draw: st.DrawFn) -> Plan:
         notice=draw(st.tuples(*[st.sampled_from((0.05, 0.3, 1.0, 2.0))] * 2)),
         last=tuple(draw(st.lists(_last_asks, min_size=4, max_size=8))),
         rest=draw(st.sampled_from((0.0, 5.0, 20.0, 40.0))),
-        scripts=(drawn(_scripts, 2, 6) or (Script(),)) + (_LONG if scheduled else ()),
+        scripts=(drawn(_scripts, 2, 6) or (Script(),)) + (_LONG if scheduled else ()) + _LAST_SCRIPTS,
         deeds=deeds,
     )

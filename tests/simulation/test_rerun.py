@@ -6,9 +6,9 @@ import itertools
 import pytest
 
 from questline_operator.core.states import State
-from questline_operator.shell.api import QUEUES
+from questline_operator.shell.api import JOBS, QUEUES
 from tests.simulation.clock import simulated
-from tests.simulation.cluster import Cluster, a_job, a_queue
+from tests.simulation.cluster import NAMESPACE, Cluster, a_job, a_queue
 from tests.simulation.sdk import Attempt, Ended, canceled, failed, succeeded
 
 
@@ -298,3 +298,32 @@ def test_what_was_skipped_for_a_duplicates_original_runs_when_the_duplicate_has_
             }
 
     run()
+
+
+@simulated
+async def test_what_was_skipped_for_a_job_of_a_deleted_tree_does_not_wait_because_another_tree_runs_again() -> None:
+    async def parent(attempt: Attempt) -> Ended:
+        await attempt.enqueue("tasks:child", maxAttempts=1)
+        return succeeded()
+
+    async def child(attempt: Attempt) -> Ended:
+        await attempt.work(3.0)
+        return failed()
+
+    async def failing(attempt: Attempt) -> Ended:
+        await attempt.work(10.0)
+        return failed()
+
+    async with Cluster({"parent": parent, "child": child, "other": failing}) as cluster:
+        await cluster.apply(
+            a_job("parent"),
+            a_job("other", maxAttempts=1),
+            a_job("next", after=[{"tree": "parent"}, {"tree": "other"}]),
+        )
+        await cluster.until_settled()
+        assert cluster.states()["next"] == "Skipped UpstreamFailed"
+        cluster.server.store.delete(JOBS, NAMESPACE, "parent")
+        await cluster.edit("other", rerun=1)
+        await cluster.until(lambda: cluster.job("other").finishes == 2, seconds=60)
+        assert cluster.job("next").finishes == 1
+        assert cluster.states()["next"] == "Skipped UpstreamFailed"

@@ -126,6 +126,8 @@ class Job:
     """When it was last made to run again after an end; None where it never was."""
     armed_attempt: int = 0
     """Its number of attempts at that moment: later ones are of the present run."""
+    armed_duplicate_of: str = ""
+    """The Job that it had been a Duplicate of before that; "" for none."""
     upstream: Upstream | None = None
     claim_unconfirmed: bool = False
     """The operator has sent this claim and has no answer yet: it counts, but nothing may follow from it."""
@@ -177,6 +179,7 @@ class Job:
             observed_rerun=status.get("observedRerun", 0),
             armed_at=_time(armed.get("at")),
             armed_attempt=armed.get("attempt", 0),
+            armed_duplicate_of=armed.get("duplicateOf", ""),
             upstream=upstream and Upstream(upstream["name"], upstream["uid"], upstream["finishes"]),
         )
 

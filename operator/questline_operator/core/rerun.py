@@ -1,7 +1,7 @@
 """Which finished Jobs run again: those whose rerun was raised, and those Skipped for one of them (design 4)."""
 
 from questline_operator.core.dependencies import gate_of_dependencies, members_of
-from questline_operator.core.lineage import Skip, ancestors, canceled_ancestor
+from questline_operator.core.lineage import Skip, canceled_ancestor
 from questline_operator.core.records import Job
 from questline_operator.core.states import State
 from questline_operator.core.world import World
@@ -34,23 +34,9 @@ def _upstream_went_on(world: World, job: Job) -> bool:
 
 
 def _duplicate_went_on(world: World, job: Job) -> bool:
-    """Whether it was Skipped for the original of a Duplicate that it waits for, and that one was made to run again
-    since: it stands for itself now, whatever became of its original."""
-    original = world.jobs.get((job.namespace, job.upstream.name)) if job.upstream is not None else None
-    if job.upstream is None or original is None or original.uid != job.upstream.uid or _waits_for(world, job, original):
+    """Whether a Duplicate, which stood for the Job that it was Skipped for, was made to run again: it stands for itself
+    now, whatever became of its original."""
+    if job.upstream is None:
         return False
-    members = [member for dependency in job.after for member in members_of(world, job, dependency)]
-    stands_for_none = all(world.original_of(member).uid != original.uid for member in members)
-    return stands_for_none and any(member.armed_at is not None for member in members)
-
-
-def _waits_for(world: World, job: Job, other: Job) -> bool:
-    """Whether its `after` names that one itself, one of its groups or its tree."""
-    groups = [job.group_beside(dependency.name) for dependency in job.after if dependency.kind == "group"]
-    names = {dependency.name for dependency in job.after if dependency.kind != "group"}
-    trees = {dependency.name for dependency in job.after if dependency.kind == "tree"}
-    return (
-        (other.group is not None and other.group in groups)
-        or other.name in names
-        or any(one.name in trees for one in ancestors(world, other))
-    )
+    members = (member for dependency in job.after for member in members_of(world, job, dependency))
+    return any(member.armed_duplicate_of == job.upstream.name for member in members)

@@ -94,12 +94,17 @@ def cancel(job: Job, reason: Reason, message: str, now: float) -> Change:
 
 def arm(job: Job, now: float) -> Change:
     """Ended -> Waiting, with its failures at 0: its rerun was raised, or the Job that it was Skipped for runs again."""
+    original = job.duplicate_of or job.armed_duplicate_of
     return {
         "state": State.WAITING,
         "reason": None,
         "message": None,
         "failures": 0,
-        "armed": {"at": format_time(now), "attempt": job.attempt},
+        "armed": {
+            "at": format_time(now),
+            "attempt": job.attempt,
+            **({"duplicateOf": original} if original else {}),
+        },
         "observedRerun": max(job.rerun, job.observed_rerun),
         "attempts": _with_children(job),
         "duplicateOf": None,
