@@ -179,10 +179,8 @@ def _unseen(what: str, version: int) -> Hold:
 
 
 def _same_tree(world: World, job: Job, target: Job) -> bool:
-    first = ancestors(world, job)
-    root = first[-1] if first else job
-    of_target = ancestors(world, target)
-    return (of_target[-1] if of_target else target).uid == root.uid
+    first, first_of_target = ([one, *ancestors(world, one)][-1] for one in (job, target))
+    return first.uid == first_of_target.uid
 
 
 def _cycle_through(world: World, job: Job) -> list[str]:

@@ -3,6 +3,8 @@
 Everything is computed from spec.parent and checked against the parent's record, never from labels.
 """
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from questline_operator.core.records import Job, Json
@@ -64,14 +66,14 @@ def depth_of(world: World, job: Job) -> int:
     return depth
 
 
-def ancestors(world: World, job: Job) -> list[Job]:
+def ancestors(world: World, job: Job) -> Iterator[Job]:
     """Its parent, the parent's parent and so on, as far as their records exist."""
-    found: list[Job] = []
     parent = world.parent_of(job)
-    while parent is not None and len(found) <= MAX_DEPTH:
-        found.append(parent)
+    for _ in range(MAX_DEPTH + 1):
+        if parent is None:
+            return
+        yield parent
         parent = world.parent_of(parent)
-    return found
 
 
 def canceled_ancestor(world: World, job: Job) -> Job | None:
@@ -79,7 +81,7 @@ def canceled_ancestor(world: World, job: Job) -> Job | None:
 
     Below what a person runs again nothing is replaced.
     """
-    chain = ancestors(world, job)
+    chain = list(ancestors(world, job))
     return next(
         (
             a
@@ -100,7 +102,7 @@ def successor_of(world: World, job: Job) -> Job | None:
 def worker_name(world: World, job: Job) -> str:
     """The Worker that runs it: its own, else its parent's, else its queue's default, else ``default``."""
     queue = world.queues.get(job.queue_key)
-    for one in [job, *ancestors(world, job)]:
+    for one in itertools.chain([job], ancestors(world, job)):
         if one is not job and not uses_worker(one):
             break  # a parent that brought its own image has no Worker to hand down
         queue = world.queues.get(one.queue_key)
