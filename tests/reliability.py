@@ -1,4 +1,4 @@
-"""``python -m tests.reliability``: put the verdicts of `.cluster/records` into the table of docs/reliability.md."""
+"""``python -m tests.reliability``: put the records of `.cluster/records` into docs/reliability.md."""
 
 import json
 import statistics
@@ -11,10 +11,16 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / ".cluster" / "records"
 PAGE = ROOT / "docs" / "reliability.md"
-BEGIN, END = "<!-- the table of tests.reliability begins -->", "<!-- it ends -->"
-HEAD = """\
+BEGIN, END = "<!-- {block} begins -->", "<!-- it ends -->"
+RUNS, CAMPAIGN, MUTANTS = "the table of the fault runs", "the record of the campaign", "the table of the mutants"
+"""The blocks of the page."""
+HEAD_OF_RUNS = """\
 | test | injected | Jobs | attempts | events | violations | measured |
 |---|---|---|---|---|---|---|
+"""
+HEAD_OF_MUTANTS = """\
+| bug | breaks | caught by | CPU seconds |
+|---|---|---|---|
 """
 
 
@@ -77,29 +83,65 @@ def table(runs: Iterable[Run]) -> str:
     faults = sum(number for run in runs for number in run.verdict["faults"].values())
     violations = sum(len(run.verdict["violations"]) for run in runs)
     total = f"| **{len(runs)} runs** | {faults:,} faults | {jobs} | {attempts} | {events} | **{violations}** | |\n"
-    return HEAD + "".join(run.row() for run in runs) + total
+    return HEAD_OF_RUNS + "".join(run.row() for run in runs) + total
 
 
-def put_into(page: str, made: str) -> str:
-    """The page with the table between its markers.
+def campaign(record: Mapping[str, Any]) -> str:
+    """What `tests.simulation.campaign` counted, and every kind of fault."""
+    counts = {name: f"{record[name]:,}" for name in ("steps", "runs", "jobs", "attempts", "actions", "faults_injected")}
+    kinds = ", ".join(f"{number:,} x {kind}" for kind, number in sorted(record["faults"].items()))
+    return (
+        f"`make simulate STEPS={record['asked']} SEED={record['seed']}`: {counts['steps']} steps in {counts['runs']} "
+        f"lives, with {counts['jobs']} Jobs, {counts['attempts']} attempts, {counts['actions']} deeds that found "
+        f"something to act on, and {counts['faults_injected']} faults; **{record['violations']} violations**, in "
+        f"{record['seconds']:,.0f} s of {record['processes']} processes.\n\nThe faults: {kinds}.\n"
+    )
+
+
+def mutants(record: Mapping[str, Any]) -> str:
+    """Every bug of `tests.mutants`, and how long it took to find."""
+    rows, found = [], 0
+    for mutant in record["mutants"]:
+        catcher = next((run for run in mutant["runs"] if run["failed"]), None)
+        by = mutant["verdict"]
+        if catcher is not None:
+            random = catcher["part"] == "random"
+            found += random
+            by = "random lives" if random else f"`{catcher['failed'].rpartition('::')[2]}`"
+        rows.append(f"| `{mutant['name']}` | {mutant['breaks']} | {by} | {mutant['seconds']:.1f} |\n")
+    caught = sum(mutant["verdict"] == "caught" for mutant in record["mutants"])
+    total = (
+        f"**{caught} of {len(rows)} are caught**, {found} of them by random lives before a directed test was run.\n\n"
+    )
+    return total + HEAD_OF_MUTANTS + "".join(rows)
+
+
+def put_into(page: str, block: str, made: str) -> str:
+    """The page with that text between the block's markers.
 
     Raises:
         ReliabilityError: the markers are not there.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ReliabilityError(f"docs/reliability.md: the lines {BEGIN!r} and {END!r} must stand around the table")
-    return f"{before}{BEGIN}\n{made}{END}{after}"
+    begin = BEGIN.format(block=block)
+    before, begins, rest = page.partition(begin)
+    _, ends, after = rest.partition(END)
+    if not begins or not ends:
+        raise ReliabilityError(f"docs/reliability.md: the lines {begin!r} and {END!r} must stand around {block}")
+    return f"{before}{begin}\n{made}{END}{after}"
 
 
 def main() -> int:
-    """Rewrite the page; returns the exit status."""
+    """Rewrite the blocks of the page whose records there are; returns the exit status."""
     try:
-        PAGE.write_text(put_into(PAGE.read_text(), table(read_runs(RECORDS, ROOT / "tests"))))
+        page = put_into(PAGE.read_text(), RUNS, table(read_runs(RECORDS, ROOT / "tests")))
+        for name, block, told in (("simulation", CAMPAIGN, campaign), ("mutants", MUTANTS, mutants)):
+            file = RECORDS / f"{name}.json"
+            if file.exists():
+                page = put_into(page, block, told(json.loads(file.read_text())))
     except ReliabilityError as error:
         print(error, file=sys.stderr)
         return 1
+    PAGE.write_text(page)
     return 0
 
 

@@ -40,12 +40,12 @@ def main() -> int:
         return replay(options.plan)
     if options.replay_seed is not None:
         record, failure = batch(options.replay_seed)
-        return report(record, [failure] if failure else [], 0.0, options)
+        return report(record, [failure] if failure else [], 0.0, options, options.replay_seed)
     first = random.SystemRandom().randrange(1, 1_000_000) if options.seed is None else options.seed
     print(f"seed {first}, {options.steps} steps, {options.jobs} processes", flush=True)
     began = time.monotonic()
     record, failures = campaign(first * BATCHES, options)
-    return report(record, failures, time.monotonic() - began, options)
+    return report(record, failures, time.monotonic() - began, options, first)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -133,9 +133,10 @@ def _show(total: Record, steps: int, seconds: float) -> None:
     print(f"\r{line}" if sys.stdout.isatty() else line, end="" if sys.stdout.isatty() else "\n", flush=True)
 
 
-def report(record: Record, failures: list[str], seconds: float, options: argparse.Namespace) -> int:
+def report(record: Record, failures: list[str], seconds: float, options: argparse.Namespace, seed: int) -> int:
     """Print the record and each failure; returns the exit status."""
-    told = {**record.as_json(), "seconds": round(seconds, 1), "processes": options.jobs}
+    how = {"seconds": round(seconds, 1), "processes": options.jobs, "seed": seed, "asked": options.steps}
+    told = {**record.as_json(), **how}
     for failure in failures:
         print(f"\n{failure}")
     print(f"\n{json.dumps(told)}")

@@ -1,4 +1,4 @@
-"""The table of docs/reliability.md is made from the records of the runs, and from nothing else."""
+"""What docs/reliability.md tells is made from the records of the runs, and from nothing else."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,20 @@ from typing import Any
 
 import pytest
 
-from tests.reliability import BEGIN, END, PAGE, ReliabilityError, put_into, read_runs, table
+from tests.reliability import (
+    BEGIN,
+    CAMPAIGN,
+    END,
+    MUTANTS,
+    PAGE,
+    RUNS,
+    ReliabilityError,
+    campaign,
+    mutants,
+    put_into,
+    read_runs,
+    table,
+)
 
 
 @pytest.fixture
@@ -61,13 +74,40 @@ def test_without_a_record_nothing_is_written(records: Path, tests_folder: Path) 
         read_runs(records, tests_folder)
 
 
+def test_the_campaign_is_told_with_the_command_that_repeats_it() -> None:
+    counts = dict.fromkeys(("steps", "runs", "jobs", "attempts", "actions", "faults_injected"), 1_000)
+    record = {"asked": 900, "seed": 7, "seconds": 60.0, "processes": 2, "violations": 3, "faults": {"fire": 2_000}}
+    told = campaign(record | counts)
+    assert told.startswith("`make simulate STEPS=900 SEED=7`: 1,000 steps in 1,000 lives")
+    assert "**3 violations**, in 60 s" in told
+    assert told.endswith("The faults: 2,000 x fire.\n")
+
+
+def test_each_bug_is_a_line_with_what_caught_it_and_one_that_survived_shows() -> None:
+    def bug(name: str, verdict: str, *runs: dict[str, str]) -> dict[str, Any]:
+        return {"name": name, "breaks": "A promise.", "verdict": verdict, "seconds": 1.25, "runs": runs}
+
+    passed, failed = {"part": "random", "failed": ""}, {"part": "random", "failed": "tests/a.py::test_lives[1]"}
+    directed = {"part": "directed", "failed": "tests/b.py::test_b"}
+    found = [bug("01-a", "caught", failed), bug("02-b", "caught", passed, directed), bug("03-c", "survived", passed)]
+    lines = mutants({"mutants": found}).splitlines()
+    assert lines[0] == "**2 of 3 are caught**, 1 of them by random lives before a directed test was run."
+    assert lines[4:] == [
+        "| `01-a` | A promise. | random lives | 1.2 |",
+        "| `02-b` | A promise. | `test_b` | 1.2 |",
+        "| `03-c` | A promise. | survived | 1.2 |",
+    ]
+
+
 def test_only_what_stands_between_the_markers_is_replaced() -> None:
-    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
-    assert put_into(page, "new\n") == f"before\n{BEGIN}\nnew\n{END}\nafter\n"
+    begin = BEGIN.format(block=RUNS)
+    page = f"before\n{begin}\nold\n{END}\nafter\n"
+    assert put_into(page, RUNS, "new\n") == f"before\n{begin}\nnew\n{END}\nafter\n"
     with pytest.raises(ReliabilityError, match="must stand around the table"):
-        put_into("no markers", "new\n")
+        put_into("no markers", RUNS, "new\n")
 
 
 def test_the_page_has_its_markers() -> None:
     page = PAGE.read_text()
-    assert page.count(BEGIN) == page.count(END) == 1
+    assert all(page.count(BEGIN.format(block=block)) == 1 for block in (RUNS, CAMPAIGN, MUTANTS))
+    assert page.count(END) == 3
