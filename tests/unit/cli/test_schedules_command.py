@@ -374,7 +374,7 @@ def test_a_schedule_that_does_not_exist_is_named_and_the_others_are_suspended(se
     server.put("questschedules", "a", {"cron": "* * * * *"})
     missing = command("schedules", "suspend", "c", "a")
     assert (missing.exit_code, missing.stdout) == (2, "a suspended\n")
-    assert missing.stderr.startswith("questline: there is no Schedule shop/c (")
+    assert missing.stderr.startswith("questline: c not suspended: there is no Schedule shop/c (")
 
 
 @pytest.mark.parametrize(

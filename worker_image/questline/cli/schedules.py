@@ -86,13 +86,13 @@ def apply(
 @cluster_command(group=schedules_app)
 def suspend(cluster: Cluster, names: SchedulesArgument) -> int:
     """Have Schedules make no Jobs, and none later for the ticks that pass meanwhile."""
-    return patch_each(cluster, SCHEDULES, names, {"suspend": True}, "suspended")
+    return patch_each(cluster, SCHEDULES, {name: {"suspend": True} for name in names}, "suspended")
 
 
 @cluster_command(group=schedules_app)
 def resume(cluster: Cluster, names: SchedulesArgument) -> int:
     """Have suspended Schedules make Jobs again, from their next tick on."""
-    return patch_each(cluster, SCHEDULES, names, {"suspend": False}, "resumed")
+    return patch_each(cluster, SCHEDULES, {name: {"suspend": False} for name in names}, "resumed")
 
 
 def schedules_of(module: str) -> list[Schedule]:

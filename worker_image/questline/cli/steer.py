@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -86,13 +86,7 @@ def _on_each(
         for job in jobs:
             say(f"{job.name} ({job.state}, queue {job.queue}) would be {done}")
         return 0
-    failures = cluster.together(lambda job: cluster.patch(JOBS, job.name, change(job)), jobs)
-    for job, failure in zip(jobs, failures, strict=True):
-        if failure is None:
-            say(f"{job.name} {done}")
-        else:
-            note(f"questline: {job.name} not {done}: {failure}")
-    return EXIT_REFUSED if any(failures) else 0
+    return patch_each(cluster, JOBS, {job.name: change(job) for job in jobs}, done)
 
 
 @cluster_command()
@@ -113,18 +107,17 @@ def _pause(cluster: Cluster, queues: list[str], *, paused: bool) -> int:
         return f"{done} ({status.get('running', 0)} running, {status.get('waiting', 0)} waiting)"
 
     done = "paused" if paused else "resumed"
-    return patch_each(cluster, QUEUES, queues, {"paused": paused}, done, sentence)
+    return patch_each(cluster, QUEUES, {name: {"paused": paused} for name in queues}, done, sentence)
 
 
 def patch_each(
     cluster: Cluster,
     plural: str,
-    names: list[str],
-    change: dict[str, Any],
+    changes: Mapping[str, dict[str, Any]],
     done: str,
     sentence: Callable[[dict[str, Any]], str] | None = None,
 ) -> int:
-    """Makes one change of spec to each of these, and says so; a wrong name stops none of the others.
+    """Makes its change of spec to each of these names, and says so; a wrong name stops none of the others.
 
     Args:
         done: what each is then.
@@ -133,16 +126,15 @@ def patch_each(
     Returns:
         the exit status.
     """
-    chosen = list(dict.fromkeys(names))
     changed: dict[str, dict[str, Any]] = {}
 
     def carry_out(name: str) -> None:
-        changed[name] = cluster.patch(plural, name, change)
+        changed[name] = cluster.patch(plural, name, changes[name])
 
-    failures = cluster.together(carry_out, chosen)
-    for name, failure in zip(chosen, failures, strict=True):
+    failures = cluster.together(carry_out, list(changes))
+    for name, failure in zip(changes, failures, strict=True):
         if failure is None:
             say(f"{name} {sentence(changed[name]) if sentence else done}")
         else:
-            note(f"questline: {failure}")
+            note(f"questline: {name} not {done}: {failure}")
     return EXIT_REFUSED if any(failures) else 0
