@@ -33,7 +33,9 @@ class Server:
         seen: each request as (method, path, body).
         logs: the lines of each pod's log, with their times.
         log_breaks: after how many lines each of the next answers with a log breaks off.
-        watch_ends: how many watches are ended as soon as they have begun; after `forget` they are answered 410.
+        watch_ends: how many watches are ended as soon as they have begun.
+        forgets: whether what was before such an end is forgotten: a watch from there is answered 410.
+        expired: how many were.
     """
 
     def __init__(self) -> None:
@@ -47,6 +49,8 @@ class Server:
         self.version = 1000
         self.oldest = 0
         self.watch_ends = 0
+        self.forgets = False
+        self.expired = 0
         self.history: list[tuple[int, str, str, dict[str, Any]]] = []
         self.closing = False
         self.port = 0
@@ -93,12 +97,6 @@ class Server:
             gone = {**gone, "metadata": {**gone["metadata"], "resourceVersion": str(self.version)}}
             self.history.append((self.version, "DELETED", plural, gone))
             self.changed.notify_all()
-
-    def forget(self) -> None:
-        """Watches from what was so far get 410."""
-        with self.changed:
-            self.version += 1
-            self.oldest = self.version
 
     def write_log(self, pod: str, *lines: str, ended: bool = False) -> None:
         """Lines of a pod's log; unless it has ended, those that follow it wait for more."""
@@ -259,9 +257,14 @@ class _Handler(BaseHTTPRequestHandler):
         api, version = self.server_api, int(query["resourceVersion"])
         self._begin_chunks()
         if version < api.oldest:
+            api.expired += 1
             self._chunk({"type": "ERROR", "object": {"kind": "Status", "code": 410}})
         elif api.watch_ends:
             api.watch_ends -= 1
+            if api.forgets:
+                with api.changed:
+                    api.version += 1
+                    api.oldest = api.version
         else:
             deadline = float(query["timeoutSeconds"])
             while not api.closing:

@@ -115,20 +115,18 @@ def test_wait_says_that_the_job_was_deleted(server: Server, command: Command) ->
 @pytest.mark.parametrize("breakage", ["the watch ends", "its past is forgotten", "its past is refused"])
 def test_wait_goes_on_when_its_watch_breaks(server: Server, command: Command, breakage: str) -> None:
     server.job("a", "Running")
-    if breakage == "the watch ends":
-        server.watch_ends = 3
+    server.watch_ends = {"the watch ends": 3, "its past is forgotten": 1}.get(breakage, 0)
+    server.forgets = breakage == "its past is forgotten"
     refusals = [(410, "Expired", "too old resource version")] if breakage == "its past is refused" else []
     server.refuse = lambda _method, path: refusals.pop() if refusals and "watch=1" in path else None
 
     def end() -> None:
         server.until_asked(WATCH)
-        if breakage == "its past is forgotten":
-            server.forget()
-            server.watch_ends = 1
         server.job("a", "Succeeded")
 
     with meanwhile(end):
         assert command("wait", "a").exit_code == 0
+    assert server.expired == (breakage == "its past is forgotten")
 
 
 # tree
