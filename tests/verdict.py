@@ -220,13 +220,16 @@ class Replay:
         return names
 
     def _runs_again(self, before: Job, job: Job) -> bool:
-        """Whether its rerun was raised, or what it was Skipped for runs again."""
+        """Whether its rerun was raised, or what it was Skipped for runs again, or a Duplicate that stood for that."""
         if job.observed_rerun > before.observed_rerun:
             return True
         if before.upstream is None:
             return False
         upstream = self.jobs.get(before.upstream.uid)
-        return upstream is not None and (not upstream.terminal or upstream.finishes > before.upstream.finishes)
+        if upstream is not None and (not upstream.terminal or upstream.finishes > before.upstream.finishes):
+            return True
+        duplicates = {one.name for one in self.jobs.values() if one.armed_duplicate_of == before.upstream.name}
+        return not duplicates.isdisjoint(self._waited_for(before))
 
     def _see_failures(self, job: Job) -> None:
         entries = job.status.get("attempts", ())

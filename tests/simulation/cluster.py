@@ -212,11 +212,16 @@ class Watcher:
         self._count_slots(raw["spec"].get("queue", "default"))
 
     def _runs_again(self, old: Object, new: Object) -> bool:
-        """Whether its rerun was raised, or what it was Skipped for runs again."""
-        upstream = old.get("upstream", {"uid": "", "finishes": 0})
-        now = self._statuses.get(upstream["uid"], {})
-        went_on = bool(now) and (now["state"] not in TERMINAL or now["finishes"] > upstream["finishes"])
-        return new.get("observedRerun", 0) > old.get("observedRerun", 0) or went_on
+        """Whether its rerun was raised, or what it was Skipped for runs again, or a Duplicate that stood for that."""
+        if new.get("observedRerun", 0) > old.get("observedRerun", 0):
+            return True
+        upstream = old.get("upstream")
+        if upstream is None:
+            return False
+        now = self._statuses.get(upstream["uid"])
+        if now is not None and (now["state"] not in TERMINAL or now["finishes"] > upstream["finishes"]):
+            return True
+        return any(one.get("armed", {}).get("duplicateOf") == upstream["name"] for one in self._statuses.values())
 
     def _see_pod(self, change: Change) -> None:
         pod = Pod.parse(change.object)

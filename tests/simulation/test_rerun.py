@@ -296,6 +296,7 @@ def test_what_was_skipped_for_a_duplicates_original_runs_when_the_duplicate_has_
                 "duplicate": "Succeeded",
                 "next": "Succeeded",
             }
+            assert cluster.watcher.violations == []
 
     run()
 

@@ -268,6 +268,19 @@ def test_a_rerun_may_undo_an_end() -> None:
     assert violations(story.events) == []
 
 
+@pytest.mark.parametrize(("waited_for", "found"), [("b", []), ("c", ["7, at 3: d went from Skipped to Waiting"])])
+def test_the_rerun_of_a_duplicate_undoes_the_skip_of_what_waits_for_that_one_alone(
+    waited_for: str, found: list[str]
+) -> None:
+    story = Story()
+    spec = {"after": [{"job": waited_for}]}
+    upstream = {"name": "a", "uid": uid_of("a"), "finishes": 1}
+    story.job("d", spec=spec, state="Skipped", reason="UpstreamFailed", upstream=upstream)
+    story.job("b", armed={"at": "2027-01-15T08:00:00Z", "attempt": 0, "duplicateOf": "a"})
+    story.job("d", spec=spec)
+    assert list(violations(story.events)) == found
+
+
 def test_a_verdict_is_kept_as_json(tmp_path: Path) -> None:
     story = Story()
     story.success("a")
