@@ -283,6 +283,19 @@ async def test_a_refused_pod_undoes_the_claim_and_one_job_probes_until_it_is_tak
 
 
 @simulated
+async def test_a_clock_that_is_set_back_holds_no_queue_up_whose_pods_were_refused() -> None:
+    async with Cluster() as cluster:
+        cluster.server.faults.append(
+            Fault(verb="create", resource=PODS, error=ApiError(403, "Forbidden", "exceeded quota: pods"), times=2)
+        )
+        await cluster.apply(a_queue("media"), a_job("refused", queue="media"))
+        await cluster.until(lambda: cluster.job("refused").reason == "PodRejected")
+        await cluster.apply(a_job("next", queue="media"))
+        cluster.clock.jump(-600)
+        await cluster.until(lambda: cluster.state("next") == "Succeeded", seconds=30)
+
+
+@simulated
 async def test_a_lost_answer_never_runs_an_attempt_twice() -> None:
     async with Cluster() as cluster:
         loss: Literal["answer", "request"]

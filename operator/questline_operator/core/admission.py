@@ -24,8 +24,13 @@ def free_slots(world: World, queue: Key) -> int:
 @dataclass
 class _Refusals:
     count: int = 0
+    since: float = 0.0
     until: float = 0.0
     probing: bool = False
+
+    def hold(self, now: float) -> bool:
+        """Whether no probe is due yet. A clock that was set back behind the last refusal holds nobody up."""
+        return self.since <= now < self.until
 
 
 class Rejections:
@@ -44,7 +49,7 @@ class Rejections:
         refusals = self._queues.get(queue)
         if refusals is None:
             return None
-        return 0 if refusals.probing or now < refusals.until else 1
+        return 0 if refusals.probing or refusals.hold(now) else 1
 
     def next_probe_at(self, queue: Key) -> float | None:
         """When the queue's next probe is due, in seconds since the epoch; None where none is."""
@@ -70,9 +75,9 @@ class Rejections:
         """A pod was refused; returns when its Job may try again, in seconds since the epoch."""
         refusals = self._queues.setdefault(job.queue_key, _Refusals())
         # Claims sent together are refused together: that is one refusal, not many.
-        if now >= refusals.until:
+        if not refusals.hold(now):
             refusals.count += 1
-            refusals.until = now + _delay(refusals.count)
+            refusals.since, refusals.until = now, now + _delay(refusals.count)
         refusals.probing = False
         self._jobs[job.uid] = self._jobs.get(job.uid, 0) + 1
         return refusals.until + _delay(self._jobs[job.uid])

@@ -85,6 +85,7 @@ class Controller:
         """... and waits for this."""
         self.last_pass = clock.monotonic()
         self._clock = clock
+        self._last_now = clock.now()
         self._jobs: Agenda[Key] = Agenda()
         self._queues: Agenda[Key] = Agenda()
         self._turnstile = Turnstile(world, max_running_pods=max_running_pods)
@@ -121,6 +122,10 @@ class Controller:
 
     async def _pass(self, actions: Actions, tasks: asyncio.TaskGroup) -> None:
         now = self._clock.now()
+        if now < self._last_now:
+            for queue in self.world.queues:
+                self._queues.mark(queue)  # what was due then may be due now, and not only when that time comes again
+        self._last_now = now
         for place, key in enumerate(self._jobs.take(now), 1):
             if key not in self._busy:
                 self._look_at(key, now, actions, tasks)

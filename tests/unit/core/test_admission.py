@@ -79,6 +79,16 @@ def test_each_refused_probe_doubles_the_wait_up_to_its_longest() -> None:
     assert MAX_REJECTION_DELAY_SECONDS == 30
 
 
+def test_a_clock_set_back_behind_the_last_refusal_holds_nobody_up() -> None:
+    rejections = Rejections()
+    rejections.refused(a_job(), 100.0)
+
+    assert rejections.claims_allowed(QUEUE, 100.5) == 0
+    assert rejections.claims_allowed(QUEUE, 40.0) == 1
+    rejections.refused(a_job(), 40.0)
+    assert (rejections.claims_allowed(QUEUE, 41.9), rejections.claims_allowed(QUEUE, 42.0)) == (0, 1)
+
+
 def test_claims_that_are_refused_together_are_one_refusal() -> None:
     rejections = Rejections()
     for job in (A, B, C):
