@@ -10,6 +10,7 @@ from cronsim import CronSim, CronSimError
 from questline_operator.core.schedule import CalendarError
 
 DAY_SECONDS = 86_400.0
+HORIZON_SECONDS = 50 * 366 * DAY_SECONDS
 
 
 def next_tick(cron: str, time_zone: str, after: float) -> float | None:
@@ -47,13 +48,14 @@ def _by_elapsed_time(cron: str, zone: tzinfo, after: float) -> float | None:
     cronsim steps by whole hours from the full one, so that it passes by a tick where clocks change by half an hour, and
     it takes the midnight that some changes leave out for a time. So it is asked about one offset from UTC at a time.
     """
-    since = after
-    while True:
+    since, horizon = after, after + HORIZON_SECONDS
+    while since < horizon:
         tick = _first(cron, timezone(_offset(zone, since)), after)
         change = None if tick is None else _change(zone, since, tick)
         if change is None:
             return tick
         since, after = change, change - 1.0  # a tick may lie at the change
+    return None
 
 
 def _change(zone: tzinfo, since: float, until: float) -> float | None:

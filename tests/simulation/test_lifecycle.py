@@ -377,3 +377,71 @@ async def test_a_quota_makes_no_worker_unready(words: str) -> None:
         await cluster.apply(a_worker("odd"), a_job("a", worker="odd"))
         await cluster.until_settled()
         assert [condition["status"] for condition in conditions] == ["True"]
+
+
+@simulated
+async def test_a_ready_condition_without_a_time_stops_no_operator() -> None:
+    async with Cluster() as cluster:
+        await asyncio.sleep(2.0)
+        await cluster.apply(a_worker("odd"))
+        await asyncio.sleep(2.0)
+        conditions = [{"type": "Ready", "status": "True"}]
+        await cluster.server.patch(
+            WORKERS,
+            NAMESPACE,
+            "odd",
+            [{"op": "add", "path": "/status", "value": {"conditions": conditions}}],
+            subresource="status",
+        )
+        await asyncio.sleep(5.0)
+        assert cluster._operator is not None
+        assert not cluster._operator.done(), cluster._operator.exception()
+
+
+@simulated
+async def test_a_pod_refused_for_a_conflict_of_its_quota_was_never_there() -> None:
+    """The admission of quotas gives up on a conflict of its own with a 409 whose reason is not AlreadyExists."""
+    async with Cluster() as cluster:
+        await cluster.apply(a_queue("media"))
+        await asyncio.sleep(2.0)
+        words = 'Operation cannot be fulfilled on resourcequotas "pods": the object has been modified'
+        cluster.server.faults.append(
+            Fault(verb="create", resource=PODS, error=ApiError(409, "Conflict", words), times=6)
+        )
+        await cluster.apply(a_job("a", queue="media"))
+        await cluster.until(lambda: cluster.job("a").attempt == 1 and cluster.state("a") == "Waiting")
+        assert cluster.job("a").reason == "PodRejected", cluster.job("a").status["message"]
+        await cluster.until_settled()
+        assert (cluster.job("a").disruptions, cluster.job("a").failures) == (0, 0)
+
+
+@simulated
+async def test_a_cancel_reaches_a_job_whose_deletion_a_finalizer_holds_up() -> None:
+    async with Cluster(seconds=3600.0) as cluster:
+        body = a_job("a")
+        body["metadata"]["finalizers"] = ["example.com/audit"]
+        await cluster.apply(body)
+        await cluster.until(lambda: len(cluster.kubelet.running) == 1)
+        await asyncio.sleep(10.0)
+        cluster.server.store.delete(JOBS, NAMESPACE, "a")
+        assert cluster.job("a").deleting
+        await cluster.edit("a", cancel=True)
+        await asyncio.sleep(120.0)
+        assert len(cluster.kubelet.running) == 0, cluster.states()
+
+
+@simulated
+async def test_a_claim_whose_job_is_being_deleted_holds_its_slot_no_longer_than_its_pod_lives() -> None:
+    async with Cluster(seconds=3600.0) as cluster:
+        await cluster.apply(a_queue("narrow", concurrency=1))
+        body = a_job("a", queue="narrow")
+        body["metadata"]["finalizers"] = ["example.com/audit"]
+        await cluster.apply(body)
+        await cluster.until(lambda: len(cluster.kubelet.running) == 1)
+        cluster.server.store.delete(JOBS, NAMESPACE, "a")
+        await cluster.crash_operator()
+        cluster.server.store.delete(PODS, NAMESPACE, cluster.pods()[0].name, grace_seconds=0)
+        cluster.start_operator()
+        await cluster.apply(a_job("b", queue="narrow"))
+        await asyncio.sleep(600.0)
+        assert cluster.state("b") == "Running", cluster.states()

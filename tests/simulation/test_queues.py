@@ -9,9 +9,9 @@ import pytest
 from questline_operator.core.records import Key
 from questline_operator.core.states import State
 from questline_operator.core.times import parse_time
-from questline_operator.shell.api import JOBS, PODS, QUEUES, ApiError
+from questline_operator.shell.api import JOBS, PODS, QUEUES, WORKERS, ApiError
 from tests.simulation.clock import simulated
-from tests.simulation.cluster import NAMESPACE, Cluster, a_job, a_queue
+from tests.simulation.cluster import NAMESPACE, Cluster, a_job, a_queue, a_worker
 from tests.simulation.faults import Fault
 from tests.simulation.kubelet import Run
 from tests.simulation.sdk import Attempt, Ended, failed, succeeded
@@ -330,3 +330,42 @@ async def test_a_queues_status_is_written_at_most_once_in_two_seconds() -> None:
         await cluster.until_settled()
         assert len(written) > 3
         assert all(later - earlier >= 1.99 for earlier, later in pairwise(written))
+
+
+@simulated
+async def test_every_job_of_the_default_queue_goes_on_once_it_can_be_made() -> None:
+    async with Cluster() as cluster:
+        await asyncio.sleep(2.0)
+        quota = ApiError(403, "Forbidden", "exceeded quota: count/questqueues.questline.dev")
+        fault = Fault(verb="create", resource=QUEUES, error=quota, times=None)
+        cluster.server.faults.append(fault)
+        await cluster.apply(a_job("one"), a_job("two"))
+        await asyncio.sleep(5.0)
+        await cluster.edit("one", cancel=True)
+        await cluster.until(lambda: cluster.state("one") == "Canceled")
+        await asyncio.sleep(60.0)
+        cluster.server.faults.remove(fault)
+        await asyncio.sleep(600.0)
+        assert cluster.state("two") == "Succeeded", cluster.states()
+
+
+@simulated
+async def test_a_child_whose_worker_comes_from_its_parents_queue_goes_on_when_that_queue_is_made_again() -> None:
+    async def parent(attempt: Attempt) -> Ended:
+        await attempt.enqueue("tasks:child", queue="other")
+        return succeeded()
+
+    async with Cluster({"parent": parent}) as cluster:
+        media = a_queue("media", defaults={"worker": "special"})
+        await cluster.apply(a_worker("special"), media, a_queue("other", paused=True))
+        cluster.server.store.delete(WORKERS, NAMESPACE, "default")
+        await cluster.apply(a_job("parent", queue="media"))
+        await cluster.until(lambda: cluster.state("parent") == "Succeeded")
+        cluster.server.store.delete(QUEUES, NAMESPACE, "media")
+        await cluster.edit("other", QUEUES, paused=False)
+        await asyncio.sleep(60.0)
+        child = next(job.name for job in cluster.jobs() if job.parent)
+        assert cluster.states()[child] == "Waiting WorkerNotFound"
+        cluster.server.store.create(QUEUES, NAMESPACE, media)
+        await asyncio.sleep(600.0)
+        assert cluster.state(child) == "Succeeded", cluster.states()

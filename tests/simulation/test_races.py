@@ -207,3 +207,62 @@ async def test_a_write_that_a_starting_api_server_forbids_is_made_two_seconds_la
         job = cluster.job("a")
         assert (job.state, job.attempt, job.failures) == (State.SUCCEEDED, 1, 0)
         assert not [record for record in caplog.records if record.exc_info], "a refusal is no bug of the operator's"
+
+
+@simulated
+async def test_a_job_made_anew_in_another_queue_takes_no_slot_by_way_of_the_old_one() -> None:
+    async with Cluster(seconds=60.0) as cluster:
+        judge = Judge(cluster.server)
+        await cluster.apply(a_queue("one", concurrency=1), a_queue("two", concurrency=1))
+        await cluster.apply(a_job("x", queue="one"), a_job("y", queue="two", task="tasks:long"))
+        await cluster.until(lambda: len(cluster.kubelet.running) == 2)
+        await asyncio.sleep(20.0)
+        await cluster.apply(a_job("z", queue="two"))  # "two" goes on for longer than "one"
+        await cluster.apply(a_job("a", queue="one"))
+        await asyncio.sleep(2.0)
+        # The watch breaks; while it is gone "a" is deleted and made anew, in the other queue.
+        cluster.server.end_watches(JOBS, client="operator-", expired=True)
+        cluster.server.store.delete(JOBS, NAMESPACE, "a")
+        cluster.server.store.create(JOBS, NAMESPACE, a_job("a", queue="two"))
+        cluster.server.compact()
+        await cluster.until_settled()
+        assert [violation for violation in judge.violations if "slots" in violation] == []
+        assert cluster.watcher.violations == []
+
+
+@simulated
+async def test_the_staged_child_of_a_parent_made_anew_unseen_is_skipped() -> None:
+    async def parent(attempt: Attempt) -> Ended:
+        await attempt.enqueue("tasks:child")
+        await attempt.work(1000.0)
+        return succeeded()
+
+    async with Cluster({"parent": parent}) as cluster:
+        await cluster.apply(a_job("parent"))
+        await cluster.until(lambda: len(cluster.jobs()) == 2)
+        await asyncio.sleep(60.0)
+        cluster.server.end_watches(JOBS, client="operator-", expired=True)
+        cluster.server.store.delete(JOBS, NAMESPACE, "parent")
+        cluster.server.store.create(JOBS, NAMESPACE, a_job("parent", task="tasks:other"))
+        cluster.server.compact()
+        await asyncio.sleep(3600.0)
+        child = next(job for job in cluster.jobs() if job.parent)
+        assert (child.state, child.reason) == (State.SKIPPED, "ParentGone")
+
+
+@simulated
+async def test_a_rival_goes_on_when_the_first_of_its_key_was_made_anew_unseen() -> None:
+    async with Cluster() as cluster:
+        await cluster.apply(a_queue("one", paused=True), a_queue("two"))
+        await cluster.apply(a_job("a", queue="one", unique={"key": "k"}))
+        await asyncio.sleep(2.0)
+        await cluster.edit("one", QUEUES, paused=True)
+        await cluster.apply(a_job("b", queue="two", unique={"key": "k"}))  # waits behind "a"
+        await asyncio.sleep(60.0)
+        assert cluster.states()["b"] == "Waiting AtConcurrencyLimit"
+        cluster.server.end_watches(JOBS, client="operator-", expired=True)
+        cluster.server.store.delete(JOBS, NAMESPACE, "a")
+        cluster.server.store.create(JOBS, NAMESPACE, a_job("a", queue="one"))
+        cluster.server.compact()
+        await asyncio.sleep(600.0)
+        assert cluster.state("b") == "Succeeded", cluster.states()

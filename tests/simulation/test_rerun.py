@@ -328,3 +328,22 @@ async def test_what_was_skipped_for_a_job_of_a_deleted_tree_does_not_wait_becaus
         await cluster.until(lambda: cluster.job("other").finishes == 2, seconds=60)
         assert cluster.job("next").finishes == 1
         assert cluster.states()["next"] == "Skipped UpstreamFailed"
+
+
+@simulated
+async def test_a_job_below_a_cancelled_one_does_not_run_again_as_soon_as_that_is_tidied_away() -> None:
+    async def parent(attempt: Attempt) -> Ended:
+        await attempt.enqueue("tasks:child", staged=False)
+        await attempt.work(100.0)
+        return succeeded()
+
+    async with Cluster({"parent": parent}, seconds=100.0) as cluster:
+        await cluster.apply(a_job("parent", ttlSecondsAfterFinished=300))
+        await cluster.until(lambda: len(cluster.kubelet.running) == 2)
+        await cluster.edit("parent", cancel=True)
+        await cluster.until_settled()
+        child = next(job.name for job in cluster.jobs() if job.parent)
+        assert cluster.states()[child] == "Canceled AncestorCanceled"
+        await cluster.edit(child, rerun=1)
+        await asyncio.sleep(3600.0)
+        assert len(cluster.kubelet.runs) == 2, [run.job for run in cluster.kubelet.runs]

@@ -472,3 +472,25 @@ async def test_a_deleted_schedule_makes_no_more_and_leaves_its_jobs() -> None:
         await cluster.apply(a_schedule("every", overlap="Forbid"))
         await cluster.until(lambda: len(ticks.made) == 2)
         ticks.check()
+
+
+@simulated
+async def test_a_tick_whose_job_was_made_as_the_zone_became_wrong_is_made_once() -> None:
+    made: list[str] = []
+    async with Cluster() as cluster:
+        cluster.server.store.observers.append(
+            lambda change: made.append(change.key[1]) if change.resource == JOBS and change.type == "ADDED" else None
+        )
+        job = {"task": "tasks:work", "ttlSecondsAfterFinished": 0}
+        await cluster.apply(a_schedule("hourly", "0 * * * *", job=job))
+        await asyncio.sleep(3599.0)
+        assert made == []
+        cluster.server.faults.append(Fault(client="operator-", verb="patch", resource=SCHEDULES, delay_seconds=1.0))
+        await cluster.until(lambda: len(made) == 1)
+        await cluster.edit("hourly", SCHEDULES, timeZone="Europe/Nowhere")
+        await asyncio.sleep(60.0)
+        assert cluster.jobs() == []
+        cluster.clock.jump(-600.0)
+        await cluster.edit("hourly", SCHEDULES, timeZone="UTC")
+        await asyncio.sleep(1200.0)
+        assert len(made) == len(set(made)), made

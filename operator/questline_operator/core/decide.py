@@ -84,8 +84,8 @@ def next_step(world: World, job: Job, now: float, *, epoch: int | None) -> Step:
     stray = _pod_to_delete(world, job, now)
     if isinstance(stray, DeletePod):
         return stray
-    if job.deleting:
-        return stray
+    if job.deleting and not (job.active and (_cancellation(world, job) or world.attempt_pod(job) is None)):
+        return stray  # a finalizer may keep it for long: not beyond a cancel, and with no slot for a pod that is gone
     if job.terminal:
         return WriteStatus(transitions.arm(job, now)) if runs_again(world, job) else stray
     if job.active:
@@ -193,7 +193,7 @@ def _step_of_attempt(world: World, job: Job, now: float, epoch: int | None) -> S
     outcome = outcome_of(job, pod)
     canceled = _cancellation(world, job)
     if outcome is None and pod is None:
-        if job.epoch == epoch and not canceled:
+        if job.epoch == epoch and not canceled and not job.deleting:
             return CreatePod()
         lost = "the operator that claimed it was replaced before it had created the pod"
         lost = lost if epoch is not None else "its pod is gone, and whether it ran is not known"

@@ -57,6 +57,7 @@ class Starts:
         """An attempt of the queue was claimed."""
         if queue in self._windows:
             self._windows[queue].claims.append(when)
+            self._windows[queue].slide(when)
 
     def undone(self, queue: Key, when: float) -> None:
         """The claim of that moment came to nothing: its start is given back."""
@@ -74,8 +75,8 @@ class Starts:
             window = self._windows[queue.key] = _Window(limit, now - limit.period_seconds)
             window.claims.extend(_recorded_claims(world, queue.key, since=window.since, until=now))
         elif window.limit.period_seconds < limit.period_seconds:
-            earlier = _recorded_claims(world, queue.key, since=now - limit.period_seconds, until=window.since)
-            window.claims.extendleft(reversed(list(earlier)))
+            recorded = _recorded_claims(world, queue.key, since=now - limit.period_seconds, until=now)
+            window.claims.extendleft(reversed([claim for claim in recorded if claim <= window.since]))
         window.limit = limit
         window.slide(now)
         return window.claims

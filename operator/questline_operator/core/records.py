@@ -501,8 +501,11 @@ class Pod:
         return self.namespace, self.name
 
     def may_be_of(self, job_uid: str) -> bool:
-        """Whether it is that Job's; one that has lost its owner counts as the Job's that its label names."""
-        return self.owner_uid in ("", job_uid)
+        """Whether it is that Job's; one that has lost its owner has still the name of an attempt: labels are copied,
+        by `kubectl debug --keep-labels` for one."""
+        if self.owner_uid:
+            return self.owner_uid == job_uid
+        return self.name == f"{self.job}-{job_uid[:8]}-{self.attempt}"
 
     @property
     def started(self) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from questline_operator.core import settings
 from questline_operator.core.dependencies import needs
 from questline_operator.core.records import Job, Key, Pod
+from questline_operator.core.rerun import runs_again
 from questline_operator.core.schedule import Schedule
 from questline_operator.core.states import OutcomeKind
 from questline_operator.core.ticks import still_may_make
@@ -22,7 +23,7 @@ def expired_jobs(world: World, queue: Key, now: float) -> Iterator[Job]:
         over_number = place >= limit
         if not over_number and now < (job.finished_at or now) + ttl:
             continue
-        if job.deleting or job.rerun_due or still_needed(world, job, now):
+        if job.deleting or (job.rerun_due and runs_again(world, job)) or still_needed(world, job, now):
             continue
         if over_number or now >= _last_finish(world, job) + ttl:
             yield job
@@ -33,7 +34,8 @@ def still_needed(world: World, job: Job, now: float) -> bool:
     return (
         any(not waiter.terminal for waiter in needs(world, job))
         or _group_is_open(world, job)
-        or any(not descendant.terminal for descendant in world.descendants_of(job))
+        # One whose rerun is due waits, below a cancelled Job, until that is taken back: not until its record is gone.
+        or any(not descendant.terminal or descendant.rerun_due for descendant in world.descendants_of(job))
         or still_compared(world, job, now)
         or ((schedule := world.schedule_of(job)) is not None and _may_be_made_again(schedule, job))
     )

@@ -72,18 +72,24 @@ def next_step_of_schedule(world: World, schedule: Schedule, now: float, calendar
             return WriteSchedule(_begun(schedule, now, calendar))
         return _step_of_tick(world, schedule, now, calendar)
     except CalendarError as error:
-        bad = ready(schedule, False, error.reason, error.message, now)
-        return _settled(schedule, {"line": None, "nextTick": None, **bad}, None)
+        bad = {"line": None, "nextTick": None, **ready(schedule, False, error.reason, error.message, now)}
+        tick = schedule.next_tick
+        if tick is not None and _is_made(world, schedule, tick):
+            bad |= _noted(schedule, tick)
+        return _settled(schedule, bad, None)
 
 
 def made(schedule: Schedule, tick: float, now: float, calendar: Calendar) -> Change:
     """The Job of the tick is there."""
     return {
-        "lastTick": format_tick(tick),
-        "lastJob": schedule.job_name(tick),
+        **_noted(schedule, tick),
         **_following(schedule, tick, calendar),
         **ready(schedule, True, "Scheduled", "", now),
     }
+
+
+def _noted(schedule: Schedule, tick: float) -> Change:
+    return {"lastTick": format_tick(tick), "lastJob": schedule.job_name(tick)}
 
 
 def ready(schedule: Schedule, status: bool, reason: str, message: str, now: float) -> Change:
@@ -96,7 +102,7 @@ def ready(schedule: Schedule, status: bool, reason: str, message: str, now: floa
         "reason": reason,
         "message": message[:1_024],
         "observedGeneration": schedule.generation,
-        "lastTransitionTime": old["lastTransitionTime"] if old.get("status") == word else format_tick(now),
+        "lastTransitionTime": (old.get("status") == word and old.get("lastTransitionTime")) or format_tick(now),
     }
     others = [c for c in schedule.status.get("conditions", ()) if c["type"] != "Ready"]
     return {"conditions": [*others, condition], "observedGeneration": schedule.generation}

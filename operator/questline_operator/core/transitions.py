@@ -69,13 +69,13 @@ def running(job: Job, pod: Pod) -> Change:
 
 def explain(job: Job, reason: str, message: str) -> Change:
     """The same state, with why."""
-    return {"reason": reason, "message": message or None, **_observed(job)}
+    return {"reason": reason, "message": message[:MESSAGE_LIMIT] or None, **_observed(job)}
 
 
 def skip(job: Job, verdict: Skip, now: float) -> Change:
     """Waiting -> Skipped."""
     return {
-        **_finish(job, State.SKIPPED, verdict.reason, verdict.message, now),
+        **_finish(job, State.SKIPPED, verdict.reason, verdict.message[:MESSAGE_LIMIT], now),
         "duplicateOf": verdict.duplicate_of,
         "upstream": verdict.upstream
         and {"name": verdict.upstream.name, "uid": verdict.upstream.uid, "finishes": verdict.upstream.finishes},

@@ -76,7 +76,7 @@ class Actions:
             try:
                 pod = await self._writer.create(PODS, job.namespace, manifest, repeat=False)
             except ApiError as error:
-                if error.status != 409:
+                if error.reason != "AlreadyExists":  # a quota's own conflict is a 409 too
                     return error.message
                 pod = await self._existing_pod(job, name)
                 if pod is None:
@@ -170,8 +170,7 @@ class Actions:
             except ApiError as error:
                 if error.status == 404:
                     return None
-                if error.definite:
-                    raise
+                logger.warning("%s/%s is not read yet: %s", job.namespace, name, error)
             await self._clock.sleep(READ_DELAY_SECONDS)
 
     async def _read_again(self, job: Job) -> int:
@@ -185,8 +184,7 @@ class Actions:
                 if error.status == 404:
                     self._store.job_is_gone(job)
                     return 0
-                if error.definite:
-                    raise
+                logger.warning("%s/%s is not read yet: %s", *job.key, error)
             else:
                 self._store.apply(JOBS, raw)
                 return int(raw["metadata"]["resourceVersion"])

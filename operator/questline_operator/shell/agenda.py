@@ -15,6 +15,7 @@ class Agenda(Generic[K]):
         self._later: list[tuple[float, int, K]] = []
         self._due: dict[K, float] = {}
         self._count = 0
+        self._taken_at = float("-inf")
 
     def mark(self, key: K) -> None:
         """Look at it now."""
@@ -34,8 +35,13 @@ class Agenda(Generic[K]):
             self._compact()
 
     def take(self, now: float) -> list[K]:
-        """Every key that is marked or due, first marked first; they are off the agenda then."""
-        while self._later and self._later[0][0] <= now:
+        """Every key that is marked or due, first marked first; they are off the agenda then.
+
+        Where the clock was set back, that is every key: nobody waits until that time comes again.
+        """
+        last_due = now if now >= self._taken_at else float("inf")
+        self._taken_at = now
+        while self._later and self._later[0][0] <= last_due:
             when, _, key = heapq.heappop(self._later)
             if self._due.get(key) == when:
                 del self._due[key]

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, NoReturn
 
 from questline_operator.core.podspec import worker_pod
@@ -55,6 +55,15 @@ class Caretaker:
             tasks.create_task(self._delete_expired())
         raise AssertionError("unreachable: the loops never end")
 
+    async def _guarded(self, action: Coroutine[Any, Any, None], key: Key) -> None:
+        """Run the action; an error that nobody foresaw costs the operator nothing but that."""
+        try:
+            await action
+        except Actions.FATAL:
+            raise
+        except Exception:
+            logger.exception("%s/%s: unexpected error", *key)
+
     # Queues
 
     async def _keep_queue_status(self) -> NoReturn:
@@ -63,7 +72,7 @@ class Caretaker:
             changed, self._controller.changed_queues = self._controller.changed_queues, set()
             queues = [self._world.queues[key] for key in sorted(changed) if key in self._world.queues]
             # Side by side, as many as the writer lets through: among hundreds none is late for the others' sake.
-            await asyncio.gather(*(self._write_queue_status(queue) for queue in queues))
+            await asyncio.gather(*(self._guarded(self._write_queue_status(queue), queue.key) for queue in queues))
             await self._clock.sleep(QUEUE_STATUS_SECONDS)
 
     async def _write_queue_status(self, queue: Queue) -> None:
@@ -99,7 +108,7 @@ class Caretaker:
                 self._recheck_at.pop(key, None)
                 worker = self._world.workers.get(key)
                 if worker is not None and not worker.ready:
-                    await self.check_worker(worker)
+                    await self._guarded(self.check_worker(worker), worker.key)
             await self._clock.sleep(WORKER_POLL_SECONDS)
 
     async def check_worker(self, worker: Worker) -> None:
@@ -126,14 +135,14 @@ class Caretaker:
         known = worker.raw.get("status", {}).get("conditions", [])
         old: Json = next((c for c in known if c["type"] == "Ready"), {})
         status = "True" if ready else "False"
-        same = old.get("status") == status
+        since = old.get("lastTransitionTime") if old.get("status") == status else None
         condition = {
             "type": "Ready",
             "status": status,
             "reason": reason,
             "message": message[:1_024],
             "observedGeneration": worker.generation,
-            "lastTransitionTime": old["lastTransitionTime"] if same else _whole_seconds(self._clock.now()),
+            "lastTransitionTime": since or _whole_seconds(self._clock.now()),
         }
         if condition != old:
             change = {
@@ -163,9 +172,12 @@ class Caretaker:
             for pod in self._world.pods.values():
                 pods_of_queue[pod.namespace, pod.queue].append(pod)
             for queue in sorted(self._world.queue_keys() | set(pods_of_queue)):
-                pods = list(expired_pods(self._world, queue, pods_of_queue.get(queue, []), now))
-                jobs = [job for job in expired_jobs(self._world, queue, now) if self._seen_by_watch(job)]
-                await self._delete(jobs=jobs, pods=pods)
+                await self._guarded(self._delete_expired_of(queue, pods_of_queue.get(queue, []), now), queue)
+
+    async def _delete_expired_of(self, queue: Key, pods_of_queue: list[Pod], now: float) -> None:
+        pods = list(expired_pods(self._world, queue, pods_of_queue, now))
+        jobs = [job for job in expired_jobs(self._world, queue, now) if self._seen_by_watch(job)]
+        await self._delete(jobs=jobs, pods=pods)
 
     def _seen_by_watch(self, job: Job) -> bool:
         """Whether the watch is as far as the records of the Job and its descendants, some of which answers may have

@@ -85,7 +85,6 @@ class Controller:
         """... and waits for this."""
         self.last_pass = clock.monotonic()
         self._clock = clock
-        self._last_now = clock.now()
         self._jobs: Agenda[Key] = Agenda()
         self._queues: Agenda[Key] = Agenda()
         self._turnstile = Turnstile(world, max_running_pods=max_running_pods)
@@ -122,10 +121,6 @@ class Controller:
 
     async def _pass(self, actions: Actions, tasks: asyncio.TaskGroup) -> None:
         now = self._clock.now()
-        if now < self._last_now:
-            for queue in self.world.queues:
-                self._queues.mark(queue)  # what was due then may be due now, and not only when that time comes again
-        self._last_now = now
         for place, key in enumerate(self._jobs.take(now), 1):
             if key not in self._busy:
                 self._look_at(key, now, actions, tasks)
@@ -197,13 +192,15 @@ class Controller:
                 self._start(job.key, actions.delete_pod(pod), tasks)
             case MakeDefaultQueue():
                 making = (job.namespace, "queue/default")
+                # It may be made for another Job, which does not look again where that one is gone by then.
+                self._jobs.mark_at(job.key, now + ERROR_DELAY_SECONDS)
                 if making not in self._busy:
                     self._start(making, actions.make_default_queue(job.namespace), tasks, look_at=job.key)
 
     def _hold(self, job: Job, hold: Hold, now: float, actions: Actions, tasks: asyncio.TaskGroup) -> None:
         """Note the reason; write it where it needs a person, or when it has lasted."""
         reason, since = self._held_since.get(job.key, ("", now))
-        if reason != hold.reason:
+        if reason != hold.reason or now < since:
             since = now
             self._held_since[job.key] = (hold.reason, now)
         if hold.until is not None:
@@ -287,8 +284,11 @@ class Controller:
         finally:
             if not confirmed:
                 self._turnstile.rejections.ended(job.queue_key)
-                self._turnstile.starts.undone(job.queue_key, claimed_at)
                 self.store.unassume(job)
+                known = self.world.jobs.get(job.key)
+                if known is None or known.uid != job.uid or known.attempt == job.attempt:
+                    # A claim that stands, whose answer was lost, is a start.
+                    self._turnstile.starts.undone(job.queue_key, claimed_at)
         if not confirmed:
             return
         claimed = self.world.jobs.get(job.key)
@@ -329,8 +329,15 @@ class Controller:
             if current is None:
                 return
             step = next_step(self.world, current, self._clock.now(), epoch=None)
-            if not isinstance(step, WriteStatus) or await actions.write_status(current, step.change):
+            if not isinstance(step, WriteStatus):
                 return
+            try:
+                if await actions.write_status(current, step.change):
+                    return
+            except ApiError as error:
+                # Left to the next look, its number would run once more.
+                logger.error("%s/%s: %s; again in %.0f s", *job.key, error, FORBIDDEN_DELAY_SECONDS)
+                await self._clock.sleep(FORBIDDEN_DELAY_SECONDS)
 
     # Pods that no Job stands behind
 
@@ -384,6 +391,9 @@ class Controller:
         self._turnstile.slots_changed(queue, concurrency_key)
 
     def _job_changed(self, old: Job | None, new: Job | None) -> None:
+        if old is not None and new is not None and old.uid != new.uid:
+            self._job_changed(old, None)  # deleted unseen, and another of its name made
+            old = None
         job = new or old
         if job is None:
             return
@@ -454,7 +464,7 @@ class Controller:
             self._turnstile.queue_changed(queue.key)
             for job in self.world.unfinished_of_queue(queue.key):
                 self._jobs.mark(job.key)
-            if old is not None and new is not None and old.defaults != new.defaults:
+            if (old.defaults if old else {}) != (new.defaults if new else {}):
                 self._namespace_changed(queue.namespace)  # a child elsewhere may have its Worker from here
             self.wake()
 

@@ -119,7 +119,7 @@ class Writer:
         repeat: bool = True,
     ) -> T:
         lane = self._patient if patient else self._urgent
-        delay = FIRST_DELAY_SECONDS
+        delay, may_be_applied = FIRST_DELAY_SECONDS, False
         while True:
             wait = delay
             async with lane:
@@ -131,15 +131,18 @@ class Writer:
                 except ApiError as error:
                     if error.status == 403 and FENCED_OFF in error.message:
                         raise LeadershipLostError(error.message) from error
-                    if error.definite:
+                    # Rights are looked at first: a 403 says nothing of an earlier try.
+                    if error.definite and not (may_be_applied and verb == "patch" and error.status == 403):
                         raise
                     if not repeat and error.status not in (401, 429):
                         raise FateUnknownError(f"{verb} of {resource.plural}", sent_at=sent_at) from error
+                    may_be_applied = may_be_applied or error.status not in (401, 429)
                     wait = error.retry_after_seconds or delay
                     logger.warning("%s of %s: %s; again in %.1f s", verb, resource.plural, error, wait)
                 except NoAnswerError as error:
                     if not repeat:
                         raise FateUnknownError(f"{verb} of {resource.plural}", sent_at=sent_at) from error
+                    may_be_applied = True
                     logger.warning("%s of %s got no answer: %s; again in %.1f s", verb, resource.plural, error, wait)
             await self._clock.sleep(wait)
             delay = min(delay * 2, MAX_DELAY_SECONDS)

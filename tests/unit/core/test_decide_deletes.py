@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from questline_operator.core.decide import LINGER_SECONDS, DeletePod, Nothing
+from questline_operator.core.decide import LINGER_SECONDS, DeletePod, Nothing, Ready
 from questline_operator.core.lineage import Hold
 from questline_operator.core.records import Job, Pod
 from tests.unit.core.builders import T0, a_job, a_pod, a_report, an_attempt, child_of
@@ -153,3 +153,12 @@ def test_a_cancelled_command_that_had_ended_before_keeps_its_end() -> None:
 @pytest.mark.parametrize("state", ["Succeeded", "Failed", "Skipped", "Canceled"])
 def test_a_finished_job_stays_what_it_is(state: str) -> None:
     assert step(a_job(state=state, attempt=1, spec={"cancel": True})) == Nothing()
+
+
+@pytest.mark.parametrize("state", ["Waiting", "Succeeded"])
+def test_a_copy_of_a_pod_that_somebody_debugs_is_nobodys_to_delete_and_holds_nothing_up(state: str) -> None:
+    """``kubectl debug resize-... --copy-to=resize-debug --keep-labels``: no owner, no epoch, another name."""
+    job = a_job("resize", state=state)
+    copy = replace(a_pod(job, name="resize-debug", owner="", running=1), epoch=0)
+
+    assert isinstance(step(job, copy, now=100), Ready if state == "Waiting" else Nothing)

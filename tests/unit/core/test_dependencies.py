@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 
+from questline_operator.core.decide import WriteStatus, next_step
 from questline_operator.core.dependencies import gate_of_dependencies
 from questline_operator.core.lineage import Hold, Skip
 from questline_operator.core.records import Job
 from questline_operator.core.states import Reason
+from questline_operator.core.transitions import MESSAGE_LIMIT
 from questline_operator.core.world import World
-from tests.unit.core.builders import a_job, a_world, child_of
+from tests.unit.core.builders import EPOCH, T0, a_job, a_queue, a_worker, a_world, child_of
 
 
 def waiting(*names: str, name: str = "waiter", **spec: Any) -> Job:
@@ -214,3 +216,14 @@ def test_a_job_once_claimed_is_on_no_cycle() -> None:
     anew = waiting("b", name="a")
 
     assert verdict(a_world(released, anew), anew) is Reason.DEPENDENCY_PENDING
+
+
+def test_the_message_of_a_long_cycle_is_one_that_the_crd_takes() -> None:
+    names = [f"step-{number:03}-{'x' * 40}" for number in range(700)]
+    jobs = [a_job(name, spec={"after": [{"job": names[number - 1]}]}) for number, name in enumerate(names)]
+
+    found = next_step(a_world(a_queue(), a_worker(), *jobs), jobs[0], T0 + 1, epoch=EPOCH)
+
+    assert isinstance(found, WriteStatus)
+    assert found.change["state"] == "Skipped"
+    assert len(found.change["message"]) == MESSAGE_LIMIT

@@ -211,3 +211,23 @@ def test_a_pod_runs_for_the_operators_limit_until_its_container_has_ended() -> N
     world = a_world(reported, a_pod(reported, running=1), ended, a_pod(ended, exit_code=0), claimed, a_job("w"))
 
     assert world.running_pods() == 2
+
+
+def test_a_longer_period_counts_no_claim_twice() -> None:
+    entries = [{"number": 1, "outcome": "Succeeded", "startedAt": time_of(100)}]
+    world, starts = a_world(), Starts()
+    assert starts.allowed(world, a_queue(rateLimit=RATE), T0 + 90) == 3
+    starts.claimed(QUEUE, T0 + 100)
+    world.put_job(a_job("a", state="Succeeded", attempts=entries))
+
+    assert starts.allowed(world, a_queue(rateLimit={"count": 3, "periodSeconds": 600}), T0 + 101) == 2
+
+
+def test_a_queue_whose_rate_was_taken_away_remembers_no_claim_for_ever() -> None:
+    world, starts = a_world(), Starts()
+    assert starts.allowed(world, a_queue(rateLimit=RATE), T0) == 3
+    for second in range(1_000):
+        assert starts.allowed(world, a_queue(), T0 + second) is None
+        starts.claimed(QUEUE, T0 + second)
+
+    assert sum(len(window.claims) for window in starts._windows.values()) <= 61

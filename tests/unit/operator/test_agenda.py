@@ -71,3 +71,12 @@ def test_what_was_put_off_or_forgotten_a_thousand_times_takes_no_room() -> None:
     assert len(agenda) == 1
     assert len(agenda._later) < 100
     assert agenda.next_due() == 1e9 - 999
+
+
+def test_where_the_clock_is_set_back_all_that_is_due_later_is_looked_at() -> None:
+    agenda: Agenda[str] = Agenda()
+    agenda.mark_at("a", 110.0)
+    assert agenda.take(100.0) == []
+    assert agenda.take(40.0) == ["a"]
+    agenda.mark_at("a", 50.0)
+    assert (agenda.take(49.0), agenda.take(50.0)) == ([], ["a"])

@@ -3,6 +3,7 @@
 import random
 from datetime import datetime, timedelta
 from itertools import pairwise
+from time import process_time
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -176,3 +177,12 @@ def test_a_line_with_a_star_ticks_whenever_a_clock_of_the_zone_shows_what_it_mea
         at = draw.uniform(begin, begin + 172_800)
         first = next((text for text in expected if moment(text) > at), None)
         assert first is None or next_tick(cron, zone, at) == moment(first), at
+
+
+@pytest.mark.parametrize(("line", "zone"), [("* 2 * 3 SUN#2", "America/New_York"), ("*/15 2 * 3 0L", "Europe/Berlin")])
+def test_a_line_that_means_only_the_hour_that_clocks_leave_out_is_soon_known_to_have_no_tick(
+    line: str, zone: str
+) -> None:
+    began = process_time()
+    assert next_tick(line, zone, moment("2026-01-31T08:00:00Z")) is None
+    assert process_time() - began < 0.5
