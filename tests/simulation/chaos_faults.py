@@ -28,6 +28,8 @@ from tests.simulation.store import Change
 _RESOURCES: dict[str, Resource] = {resource.plural: resource for resource in (JOBS, PODS, QUEUES, SCHEDULES, WORKERS)}
 Deed = TakePod | LoseNode | Trouble | EndWatches | Lag | Compact | Kill | Terminate | Freeze | Partition | JumpClock
 """What breaks."""
+UNREAD_ROLES = 'User "operator" has no such right yet'
+"""What an API server that restarts says until it has read its roles."""
 
 
 class Breakage:
@@ -125,6 +127,8 @@ class Breakage:
                 fault.error = ApiError(
                     503, "ServiceUnavailable", "the server is currently unable to handle the request"
                 )
+            case "403":
+                fault.error = ApiError(403, "Forbidden", UNREAD_ROLES)
             case "quota":
                 fault.client, fault.verb, fault.resource = "operator-", "create", PODS
                 fault.error = ApiError(403, "Forbidden", "exceeded quota: pods, requested: pods=1")

@@ -128,6 +128,9 @@ class People:
             self._scene.faults["Job deleted"] += 1
             self._scene.judge.deleted_by_hand.add(job.uid)
             self._store.delete(JOBS, NAMESPACE, job.name)
+            if deed.anew and job.parent is None and job.tick is None:
+                spec = {**job.spec, "queue": "narrow" if job.queue == "wide" else "wide"}
+                self._store.create(JOBS, NAMESPACE, a_job(job.name, **spec))
             return True
         match deed.what:
             case "touch":

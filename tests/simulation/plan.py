@@ -125,11 +125,12 @@ class EditJob(_Value):
 
 @dataclass(frozen=True, repr=False)
 class DeleteJob(_Value):
-    """Somebody deletes a Job."""
+    """Somebody deletes a Job. ``anew``: one that has no parent and is of no tick is made again, in another queue."""
 
     pause: float = 0.0
     job: int = 0
     of: Of = "any"
+    anew: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -215,7 +216,7 @@ class Trouble(_Value):
     who: Literal["operator-", "pod/"] = "operator-"
     what: tuple[str | None, str | None] = (None, None)
     times: int = 1
-    kind: Literal["request", "answer", "slow", "late answer", "429", "500", "503", "quota", "stale"] = "request"
+    kind: Literal["request", "answer", "slow", "late answer", "403", "429", "500", "503", "quota", "stale"] = "request"
     seconds: float = 0.0
 
 

@@ -175,7 +175,7 @@ _troubles = st.builds(
     what=st.sampled_from(_REQUESTS),
     times=st.integers(1, 6),
     kind=st.sampled_from(
-        ("request", "answer", "answer", "slow", "slow", "late answer", "429", "500", "503", "quota", "stale")
+        ("request", "answer", "answer", "slow", "slow", "late answer", "403", "429", "500", "503", "quota", "stale")
     ),
     seconds=st.sampled_from((0.0, 0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0)),
 )
@@ -276,6 +276,27 @@ _in_a_row: SearchStrategy[Sequence[Deed]] = st.one_of(
         st.builds(Lag, pause=st.sampled_from((5.0, 13.0, 17.0)), resource=st.just("questjobs")),
     ),
     st.tuples(st.builds(DeleteJob, pause=_pauses, job=_indexes, of=st.just("grouped"))),
+    # A write was applied, and its repeat is refused before anything is looked at.
+    st.tuples(
+        st.builds(
+            Trouble,
+            pause=_pauses,
+            what=st.sampled_from((("patch", "questjobs"), ("create", "pods"), ("patch", "questschedules"))),
+            kind=st.sampled_from(("answer", "late answer")),
+        ),
+        st.builds(
+            Trouble,
+            what=st.sampled_from((("patch", "questjobs"), ("get", "pods"), ("get", "questjobs"))),
+            times=st.integers(1, 3),
+            kind=st.just("403"),
+        ),
+    ),
+    # A Job is deleted and made anew while nobody watches.
+    st.tuples(
+        st.builds(EndWatches, pause=_pauses, resource=st.just("questjobs"), how=st.sampled_from(("break", "expire"))),
+        st.builds(DeleteJob, job=_indexes, anew=st.just(True)),
+        st.just(Compact()),
+    ),
     # Somebody takes a cancel back before it has gone through the tree.
     st.tuples(
         st.builds(EditJob, pause=_pauses, job=_indexes, what=st.just("cancel"), of=st.just("parent")),
@@ -297,7 +318,7 @@ _deeds: SearchStrategy[Deed] = st.one_of(
     _troubles,
     _troubles,
     st.builds(DeleteJob, pause=_pauses, job=_indexes),
-    st.builds(DeleteJob, pause=_pauses, job=st.integers(0, 3)),
+    st.builds(DeleteJob, pause=_pauses, job=st.integers(0, 3), anew=st.booleans()),
     _queue_edits,
     _queue_edits,
     st.builds(EditWorker, pause=_pauses),
