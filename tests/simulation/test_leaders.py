@@ -1,9 +1,17 @@
 """Two operators and what becomes of the one that leads: moments that random lives have found, each as a small plan."""
 
+import asyncio
+
 import pytest
 
+from questline_operator.shell.api import CONFIG_MAPS, WORKERS
+from questline_operator.shell.epoch import FENCE
 from tests.simulation.chaos import live
+from tests.simulation.clock import simulated
+from tests.simulation.cluster import NAMESPACE, Cluster, a_worker
 from tests.simulation.plan import Ask, Deed, EditJob, Freeze, Kill, Partition, Plan, Script, Terminate
+from tests.simulation.policies import Fence
+from tests.simulation.replica import NAMESPACE as SYSTEM
 
 LONG = (Script(work=6.0),)
 IN_FLIGHT = 0.001
@@ -53,3 +61,18 @@ def test_a_leader_that_is_cut_off_while_another_takes_over_does_no_harm(answers:
         Terminate(pause=30.0),
     )
     assert unbroken(Plan(rest=5.0, scripts=(*LONG, Script(work=2.0)), deeds=deeds)) == []
+
+
+@simulated
+async def test_a_leader_whose_check_of_a_worker_is_fenced_off_leaves_and_says_nothing_of_that_worker() -> None:
+    async with Cluster() as cluster:
+        cluster.server.store.admission.append(Fence(cluster.server, namespace=SYSTEM, lag=0.0))
+        await cluster.server.create(CONFIG_MAPS, SYSTEM, {"metadata": {"name": FENCE}, "data": {"epoch": "2"}})
+        await cluster.apply(a_worker("other"))
+        old = cluster._operator
+        assert old is not None
+        await asyncio.wait((old,), timeout=10.0)
+        assert "LeadershipLostError" in repr(old.exception())
+        assert "status" not in cluster.server.store.get(WORKERS, NAMESPACE, "other")
+        cluster.start_operator()
+        await cluster.until(lambda: "status" in cluster.server.store.get(WORKERS, NAMESPACE, "other"), seconds=10.0)

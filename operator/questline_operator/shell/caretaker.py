@@ -16,7 +16,7 @@ from questline_operator.shell.actions import Actions
 from questline_operator.shell.api import PODS, QUEUES, WORKERS, Api, ApiError, NoAnswerError, Resource
 from questline_operator.shell.clock import Clock
 from questline_operator.shell.controller import Controller
-from questline_operator.shell.writer import Writer
+from questline_operator.shell.writer import Writer, leave_if_fenced_off
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +117,7 @@ class Caretaker:
         try:
             await self._try_pod(worker)
         except ApiError as error:
+            leave_if_fenced_off(error)
             if not error.definite:
                 self._check_again(worker, WORKER_RETRY_SECONDS)
                 return

@@ -129,8 +129,7 @@ class Writer:
                 try:
                     return await send()
                 except ApiError as error:
-                    if error.status == 403 and FENCED_OFF in error.message:
-                        raise LeadershipLostError(error.message) from error
+                    leave_if_fenced_off(error)
                     # Rights are looked at first: a 403 says nothing of an earlier try.
                     if error.definite and not (may_be_applied and verb == "patch" and error.status == 403):
                         raise
@@ -167,3 +166,13 @@ def status_operations(raw: Object, change: Mapping[str, Any]) -> list[PatchOpera
         elif name in status:
             operations.append({"op": "remove", "path": f"/status/{name}"})
     return operations
+
+
+def leave_if_fenced_off(error: ApiError) -> None:
+    """Tell the fence's refusal from all others.
+
+    Raises:
+        LeadershipLostError: the API server knows of a later leader.
+    """
+    if error.status == 403 and FENCED_OFF in error.message:
+        raise LeadershipLostError(error.message) from error
