@@ -77,7 +77,9 @@ class ScheduleJudge:
         period = PERIODS.get(str(old.get("line", "")).removesuffix(" UTC"))
         ticks = range(first, last, period) if period else range(first, first + 1)
         if last < first and last > self._wall - self._judge.clock_error and max(known.made, default=0) < last:
-            return  # a clock that was ahead had passed over what is still to come
+            # A clock that was ahead had passed over what is still to come: it comes again, but for what was made.
+            known.skipped = {tick for tick in known.skipped if tick < last}
+            return
         if last < first:
             self._judge.broken(10, f"the cursor of {known.name} goes back from {before} to {after}")
         if skipped is None:

@@ -11,7 +11,7 @@ from questline_operator.core.states import State
 from questline_operator.shell.api import JOBS, QUEUES
 from tests.simulation.clock import simulated
 from tests.simulation.cluster import NAMESPACE, Cluster, a_job, a_queue
-from tests.simulation.sdk import Attempt, Ended, failed, succeeded
+from tests.simulation.sdk import Attempt, Ended, canceled, failed, succeeded
 
 
 def fan_out(children: int, *, policy: str = "Succeeded", name: str = "join", **child: Any) -> Any:
@@ -513,3 +513,22 @@ async def test_a_join_is_not_looked_at_for_each_of_its_many_children() -> None:
         assert join.summary == {"total": 80, "succeeded": 80}
         (name,) = [job.name for job in of_task(cluster, "join")]
         assert sum(call.args[0][1] == name for call in look_at.call_args_list) < 20
+
+
+@simulated
+async def test_a_tree_is_joined_though_a_child_of_an_attempt_that_was_cancelled_is_still_there() -> None:
+    async def parent(attempt: Attempt) -> Ended:
+        await attempt.enqueue("tasks:child")
+        if attempt.number == 1:
+            return canceled()
+        await attempt.enqueue("tasks:join", after=[{"tree": "parent"}])
+        return succeeded()
+
+    async with Cluster({"parent": parent}) as cluster:
+        await cluster.apply(a_job("parent"))
+        await cluster.until_settled()
+        assert sorted(cluster.states().values()) == ["Canceled AncestorCanceled", "Canceled Raised"]
+        await cluster.edit("parent", rerun=1)
+        await cluster.until(lambda: len(cluster.jobs()) == 4)
+        await cluster.until_settled()
+        assert Counter(cluster.states().values()) == {"Succeeded": 3, "Canceled AncestorCanceled": 1}

@@ -75,6 +75,9 @@ class World:
         if old is None or old.uid != job.uid:
             self._join_trees(job)
         self._count(job)
+        for child in self.children_of(job):
+            if child.state is State.CANCELED:
+                self._count(child)  # whether it is left behind, this one says
         self._fell_needless_trees(job)
         return old
 
@@ -348,7 +351,16 @@ class World:
             tally.put(job.key, self._standing(job))
 
     def _standing(self, job: Job) -> Standing | None:
-        return standing_of(self.original_of(job)) if counts(job) else None
+        return standing_of(self.original_of(job)) if counts(job) and not self._is_left_behind(job) else None
+
+    def _is_left_behind(self, job: Job) -> bool:
+        """Whether it was cancelled unclaimed and its parent's attempt has not succeeded: had the parent run again before
+        that cancel came to it, it would have been Skipped, and be none of what that success has made."""
+        parent = self.parent_of(job)
+        if job.state is not State.CANCELED or job.attempt or job.parent is None or parent is None:
+            return False
+        number = job.parent.attempt
+        return number not in parent.succeeded_attempts and not (parent.active and parent.attempt == number)
 
     def _leave(self, job: Job) -> None:
         """It is gone: so it is counted no more, and what it had enqueued is of no tree above it."""

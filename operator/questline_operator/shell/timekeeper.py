@@ -166,8 +166,7 @@ class Timekeeper:
             except ApiError as error:
                 if error.status == 404:
                     return None
-                if error.definite:
-                    raise
+                logger.warning("Job %s/%s is not read yet: %s", schedule.namespace, name, error)
             await self._clock.sleep(READ_DELAY_SECONDS)
 
     async def _write(self, schedule: Schedule, change: Change) -> bool:
