@@ -354,8 +354,8 @@ class World:
         return standing_of(self.original_of(job)) if counts(job) and not self._is_left_behind(job) else None
 
     def _is_left_behind(self, job: Job) -> bool:
-        """Whether it was cancelled unclaimed and its parent's attempt has not succeeded: had the parent run again before
-        that cancel came to it, it would have been Skipped, and be none of what that success has made."""
+        """Whether it was cancelled unclaimed, and its parent's attempt has not succeeded: it is none of what a later
+        success has made, no more than one that was Skipped for that."""
         parent = self.parent_of(job)
         if job.state is not State.CANCELED or job.attempt or job.parent is None or parent is None:
             return False
