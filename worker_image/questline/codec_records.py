@@ -31,6 +31,8 @@ class RecordCodec:
             fields = _fields(self._type)
             names = [field.name for field in fields]
             self._required = {field.name for field in fields if _has_no_default(field)}
+            if len(names) < sum(not _is_class_variable(field) for field in self._type.__dataclass_fields__.values()):
+                raise UnsupportedTypeError(f"dataclass {self.label} has an InitVar, which it does not keep")
             if any(not field.init for field in fields):
                 raise UnsupportedTypeError(
                     f"dataclass {self.label} has fields with init=False, which cannot be decoded"
@@ -61,8 +63,9 @@ class RecordCodec:
             return decoded
         try:
             return self._type(**decoded)
-        except (TypeError, ValueError) as error:  # what the class itself checks when it is made
-            raise CodecError(f"{self.label}: {error}") from None
+        except Exception as error:  # what the class itself checks when it is made, by an assert or an error of its own
+            said = str(error) if isinstance(error, TypeError | ValueError) else f"{type(error).__name__}: {error}"
+            raise CodecError(f"{self.label}: {said}") from None
 
     def _check(self, value: dict[str, Any]) -> None:
         unknown = [name for name in value if name not in self._fields]
@@ -94,6 +97,10 @@ def _fields(type_: Any) -> tuple[Any, ...]:
     """A dataclass's fields: its module is imported already, and costs 10 ms where it is not."""
     found: tuple[Any, ...] = sys.modules["dataclasses"].fields(type_)
     return found
+
+
+def _is_class_variable(field: Any) -> bool:
+    return str(field._field_type) == "_FIELD_CLASSVAR"
 
 
 def _has_no_default(field: Any) -> bool:

@@ -254,6 +254,8 @@ class ArrayCodec:
             raise mismatch(self, value)
         items = _encode_items(value, self._item)
         if self._make in (set, frozenset):
+            if self._item is ANY and any(isinstance(item, list) for item in items):
+                raise CodecError("a set of tuples would come back as one of lists; annotate the type of its items")
             # Args of equal sets must be equal: they are compared for uniqueness.
             items.sort(key=lambda item: json.dumps(item, sort_keys=True))
         return items
@@ -261,7 +263,11 @@ class ArrayCodec:
     def decode(self, value: Json) -> Any:
         if not isinstance(value, list):
             raise mismatch(self, value)
-        return self._make([at(f"[{index}]", self._item.decode, item) for index, item in enumerate(value)])
+        items = [at(f"[{index}]", self._item.decode, item) for index, item in enumerate(value)]
+        try:
+            return self._make(items)
+        except TypeError as error:  # a set's items must be hashable
+            raise CodecError(f"{self.label}: {error}") from None
 
 
 class TupleCodec:
@@ -297,6 +303,8 @@ class DictCodec:
         self.label = f"dict[{key.label}, {value.label}]"
         if not key.kinds <= {"string", "int"}:
             raise UnsupportedTypeError(f"keys of a JSON object are texts: {key.label} cannot be a key")
+        if len(key.kinds) > 1:
+            raise UnsupportedTypeError(f"keys of a JSON object are texts, so the integers of {key.label} would be lost")
         self.plain = key.kinds == {"string"} and key.plain and value.plain
         self._key, self._value = key, value
 

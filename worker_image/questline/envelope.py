@@ -5,12 +5,12 @@ Each outcome is made here, from what the task returned or raised.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from questline.codec import CodecError, codec_for
 from questline.errors import ApiUnavailable, Cancel, EnqueueFateUnknown, Fail, ResultInvalid, Retry, Snooze
-from questline.task import compact
+from questline.task import compact, nested_too_deeply
 
 if TYPE_CHECKING:
     from questline.task import Task
@@ -69,7 +69,11 @@ def ending_of_error(task: Task[..., Any, Any], error: BaseException) -> Ending:
             return Ending("Failed", EXIT_FAILED, "TaskError", cut_line(f"SystemExit: {said}"), error=details)
         case EnqueueFateUnknown() | ApiUnavailable():
             return failed(error)  # the cluster's trouble, whatever the task's own errors mean
-    if isinstance(error, task.no_retry_on) or (task.retry_on and not isinstance(error, task.retry_on)):
+    leaves = list(_leaves_of(error))
+    if any(isinstance(one, task.no_retry_on) for one in (error, *leaves)):
+        return fatal("Fail", error, EXIT_FAILED)
+    retried = isinstance(error, task.retry_on) or all(isinstance(leaf, task.retry_on) for leaf in leaves)
+    if task.retry_on and not retried:
         return fatal("Fail", error, EXIT_FAILED)
     return failed(error)
 
@@ -167,13 +171,16 @@ def _encode_result(task: Task[..., Any, Any], value: Any) -> Any:
         except CodecError:
             # The work is done: a result that is JSON is kept, though it is not of the annotated type.
             result = codec_for(Any).encode(value)
+        too_deep = nested_too_deeply([result])  # the envelope is a level of its own
         size = len(compact(result))
     except CodecError as error:
         raise ResultInvalid(
             f"the result of {task.name} is no JSON: result{error.path}: {error.problem}; {advice}"
         ) from None
     except (RecursionError, ValueError):
-        raise ResultInvalid(f"the result of {task.name} is nested too deeply, or holds itself; {advice}") from None
+        too_deep, size = True, 0
+    if too_deep:
+        raise ResultInvalid(f"the result of {task.name} is nested too deeply, or holds itself; {advice}")
     if size > RESULT_LIMIT:
         raise ResultInvalid(
             f"the result of {task.name} is {size:,} bytes of JSON, {RESULT_LIMIT:,} are kept: "
@@ -187,6 +194,15 @@ def _only_leaf(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def _leaves_of(error: BaseException) -> Iterator[BaseException]:
+    """The errors that a group holds, however deep; of any other, itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _leaves_of(one)
+    else:
+        yield error
 
 
 def _details(error: BaseException) -> dict[str, str]:

@@ -143,7 +143,8 @@ class _Watcher:
         from questline.client import UnsettledError, persist
 
         try:
-            seconds = min(30.0, max(self._remaining(), 0.1))
+            # Read at least once: a Job that has ended already is no timeout, however short that is.
+            seconds = min(30.0, max(self._deadline - time.monotonic(), 1.0))
             answer, _ = persist(self._transport, "GET", f"{self._path}/{self._name}", None, seconds=seconds)
         except UnsettledError as error:
             self._remaining()
@@ -173,7 +174,8 @@ class _Watcher:
                     return ended
                 self._remaining()
         except RefusedError as error:
-            if error.answer.status != 410:
+            status = error.answer.status
+            if status not in (408, 410, 429) and status < 500:
                 raise self._refusal(error.answer) from None
         except (LostAnswerError, NotSentError, ValueError):
             self._remaining()

@@ -33,9 +33,10 @@ def connect() -> tuple[Transport, str]:
         file = os.environ.get("KUBECONFIG")
         config.load_kube_config(file, client_configuration=configuration)  # type: ignore[no-untyped-call]
         _, context = config.list_kube_config_contexts(file)  # type: ignore[no-untyped-call]
-    except (config.ConfigException, OSError, ValueError) as error:
+    except Exception as error:  # of a broken file the library raises whatever it stumbles over
+        said = " ".join(str(error).split())
         raise ConfigurationError(
-            f"neither a pod's service account nor a kubeconfig is found here ({error}): set KUBECONFIG, or run "
+            f"neither a pod's service account nor a kubeconfig is found here ({said}): set KUBECONFIG, or run "
             "`kubectl config get-contexts` to see what there is"
         ) from None
     namespace = context.get("context", {}).get("namespace") or "default"
@@ -49,6 +50,7 @@ class KubeconfigTransport:
         self._configuration = api_client.configuration
         self._pool = api_client.rest_client.pool_manager
         self._host = self._configuration.host.rstrip("/")
+        self._process = os.getpid()
 
     def send(self, method: str, path: str, body: bytes | None, content_type: str, timeout: float) -> Answer:
         """See `Transport.send`."""
@@ -81,6 +83,10 @@ class KubeconfigTransport:
     ) -> Any:
         from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, SSLError
 
+        if self._process != os.getpid():
+            # A fork's copies of our connections are its parent's still: two must not speak on one.
+            self._pool.clear()
+            self._process = os.getpid()
         headers = {"Accept": "application/json", "User-Agent": USER_AGENT}
         if content_type:
             headers["Content-Type"] = content_type

@@ -238,9 +238,18 @@ def _unique(name: str, value: Any) -> bool | tuple[str, ...] | Callable[..., str
 
 
 def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= 253:
+    if not isinstance(value, str) or not 0 < len(value) <= 253 or not is_utf8(value):
         raise _invalid(name, value, "a text of at most 253 characters is needed")
     return value
+
+
+def is_utf8(text: str) -> bool:
+    """Whether UTF-8 can hold it, which lone surrogates are beyond, such as those of a file's undecodable name."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _flag(name: str, value: Any) -> bool:

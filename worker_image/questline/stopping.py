@@ -109,7 +109,11 @@ class StopSignal:
         """The task has ended: from now on the outcome is written, whatever comes."""
         self._armed = False
 
-    def _received(self, _signal: int, _frame: FrameType | None) -> None:
+    def _received(self, number: int, _frame: FrameType | None) -> None:
+        if self._attempt._process != os.getpid():  # a fork of the task, as a pool's worker: not the attempt is meant
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         self._attempt._stop_request._make()
         # Once is enough: a second one must not interrupt the task's clean-up.
         if self._armed and not self.interrupted and not self._attempt._ends_by_itself:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, Unpack, cast, overload
 
 from questline.errors import ArgsInvalid, DefinitionError, OptionInvalid
-from questline.options import Options, OptionValues, PlainOptionValues, UniqueNames
+from questline.options import Options, OptionValues, PlainOptionValues, UniqueNames, is_utf8
 from questline.signature import Signature
 
 if TYPE_CHECKING:
@@ -131,6 +131,8 @@ class Task(Generic[P, C, R]):
         """
         bound = self.signature.bind(args, kwargs)
         encoded = self.signature.encode(bound)
+        if nested_too_deeply(encoded):
+            raise ArgsInvalid(f"{self.name}: args are nested too deeply: put the data into storage and pass its id")
         size = len(compact(encoded))
         if size > ARGS_LIMIT:
             raise ArgsInvalid(
@@ -186,6 +188,8 @@ class Task(Generic[P, C, R]):
             key = unique(*args, **kwargs)
             if not isinstance(key, str):
                 raise ArgsInvalid(f"{self.name}: its unique function returned {type(key).__name__}, a str is needed")
+            if not is_utf8(key):
+                raise ArgsInvalid(f"{self.name}: its unique function returned {key!r}, which is no text in UTF-8")
         if len(key) > KEY_LIMIT:
             raise ArgsInvalid(
                 f"{self.name}: its unique key has {len(key):,} characters, {KEY_LIMIT:,} are allowed: "
@@ -270,6 +274,17 @@ def compact(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+def nested_too_deeply(value: Any) -> bool:
+    """Whether it has more than 100 levels: the operator's bound (`core.canonical.MAX_NESTING`)."""
+    holders = [value]
+    for _ in range(100):
+        level = [item for one in holders for item in (one.values() if isinstance(one, dict) else one)]
+        holders = [item for item in level if isinstance(item, dict | list)]
+        if not holders:
+            return False
+    return True
+
+
 def _checked_name(function: Any) -> str:
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
     if not callable(function) or isinstance(function, type) or not isinstance(module, str) or not isinstance(name, str):
@@ -297,8 +312,15 @@ def _errors(name: str, value: Any) -> tuple[type[BaseException], ...]:
 
 
 def key_part(value: Any) -> str:
-    """One part of a unique key. An integral float is the integer that the API server makes of it."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    """One part of a unique key. An integral float, however deep, is the integer that the API server makes of it."""
+    value = _integral(value)
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"))
     return text.replace("\\", "\\\\").replace(":", "\\:")
+
+
+def _integral(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_integral(item) for item in value]
+    return {name: _integral(item) for name, item in value.items()} if isinstance(value, dict) else value

@@ -75,9 +75,7 @@ class World:
         if old is None or old.uid != job.uid:
             self._join_trees(job)
         self._count(job)
-        for child in self.children_of(job):
-            if child.state is State.CANCELED:
-                self._count(child)  # whether it is left behind, this one says
+        self._count_cancelled_children(job)
         self._fell_needless_trees(job)
         return old
 
@@ -92,6 +90,7 @@ class World:
     def _forget(self, job: Job) -> None:
         self._unique_key.pop(job.uid, None)
         self._leave(job)
+        self._count_cancelled_children(job)
         self._fell_needless_trees(job)
 
     def open_attempt(self, job: Job) -> Job | None:
@@ -342,6 +341,12 @@ class World:
         if job.key in self._duplicates:
             for duplicate in self.all_duplicates_of(job):
                 self._count_one(duplicate)
+
+    def _count_cancelled_children(self, job: Job) -> None:
+        """Whether these are left behind, their parent's record says."""
+        for child in self.children_of(job):
+            if child.state is State.CANCELED:
+                self._count(child)
 
     def _count_one(self, job: Job) -> None:
         tallies = [tree.tally for tree in self._trees.of(job)]

@@ -98,6 +98,14 @@ class Server:
             self.history.append((self.version, "DELETED", plural, gone))
             self.changed.notify_all()
 
+    def bookmark(self, plural: str) -> None:
+        """What the API server tells each watch of a kind about once a minute: a version, and no object."""
+        with self.changed:
+            self.version += 1
+            bookmark = {"kind": KINDS[plural], "metadata": {"resourceVersion": str(self.version)}}
+            self.history.append((self.version, "BOOKMARK", plural, bookmark))
+            self.changed.notify_all()
+
     def write_log(self, pod: str, *lines: str, ended: bool = False) -> None:
         """Lines of a pod's log; unless it has ended, those that follow it wait for more."""
         with self.changed:
@@ -123,7 +131,11 @@ def serving(kubeconfig: Path) -> Iterator[Server]:
     class Handler(_Handler):
         server_api = api
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    class Listener(ThreadingHTTPServer):
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """A client that went away is the client's affair, and no line of the command's standard error."""
+
+    server = Listener(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     server.block_on_close = False
     api.port = server.server_address[1]
@@ -276,7 +288,7 @@ class _Handler(BaseHTTPRequestHandler):
                         continue
                 version = news[-1][0]
                 for _, event, _, one in news:
-                    if _selected(one, query):
+                    if event == "BOOKMARK" or _selected(one, query):
                         self._chunk({"type": event, "object": one})
         self._chunk(None)
 
@@ -319,10 +331,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
 
     def _status(self, status: int, reason: str, message: str) -> None:
-        self._json(status, {"kind": "Status", "reason": reason, "message": message, "code": status})
+        if status == 404 and not reason:  # a path that the API server does not know
+            return self._answer(404, f"{message}\n".encode())
+        return self._json(status, {"kind": "Status", "reason": reason, "message": message, "code": status})
 
     def _json(self, status: int, value: Any) -> None:
-        data = json.dumps(value).encode()
+        self._answer(status, json.dumps(value).encode())
+
+    def _answer(self, status: int, data: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +156,38 @@ def test_a_name_that_is_taken_and_a_refusal_are_said(server: Server, command: Co
 
 def test_no_args_are_left_out_of_the_spec() -> None:
     assert spec_of(TASK, "{}", Options()) == {"task": TASK, "queue": "default"}
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ('{"a": "\\ud800"}',),
+        ('{"\\ud800": 1}',),
+        ('{"a": "\udcff"}',),
+        ("{}", "--concurrency-key", "\udcff"),
+        ('{"a": "\\ud800"}', "--unique-by", "a"),
+    ],
+)
+def test_what_is_no_text_in_utf8_is_a_mistake_and_no_traceback(
+    server: Server, command: Command, args: tuple[str, ...]
+) -> None:
+    result = command("enqueue", "tasks:work", *args)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert not server.seen
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_input_that_is_no_utf8_is_a_mistake_and_no_traceback(server: Server, kubeconfig: Path, locale: str) -> None:
+    code = "from questline.cli.main import main; main()"
+    environ = {"PATH": os.environ["PATH"], "KUBECONFIG": str(kubeconfig), "LC_ALL": locale}
+    command = [sys.executable, "-c", code, "enqueue", "tasks:work", "-"]
+    done = subprocess.run(command, input=b'{"a": "\xff"}', env=environ, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, b"Traceback" in done.stderr) == (2, b"", False)
+
+
+def test_args_that_the_operator_would_refuse_for_their_nesting_are_refused_here(
+    server: Server, command: Command
+) -> None:
+    result = command("enqueue", "tasks:work", '{"a": ' + "[" * 150 + "]" * 150 + "}")
+    assert (result.exit_code, "nested too deeply" in result.stderr) == (2, True)
+    assert not server.seen

@@ -94,6 +94,12 @@ def test_of_several_jobs_the_first_that_did_not_succeed_gives_the_exit_status(se
     assert (result.stdout, result.exit_code) == ("a Succeeded\nb Skipped (Duplicate)\nc Failed (Fail)\n", 4)
 
 
+def test_what_a_task_has_said_is_printed_as_it_is(server: Server, command: Command) -> None:
+    said = "OSError: dial tcp [fd00::b:1]:443: refused; a:x:b, [red]tag[/red]"
+    server.job("a", "Failed", reason="TaskError", message=said)
+    assert command("wait", "a").stdout == f"a Failed (TaskError): {said}\n"
+
+
 def test_wait_prints_the_ended_job_as_the_api_has_it(server: Server, command: Command) -> None:
     server.job("a", "Succeeded", result={"n": 1})
     assert json.loads(command("wait", "a", "-o", "json").stdout)["status"]["result"] == {"n": 1}
@@ -112,6 +118,21 @@ def test_wait_says_that_the_job_was_deleted(server: Server, command: Command) ->
     assert result.stderr == "questline: Job shop/a was deleted before it had ended\n"
 
 
+@pytest.mark.parametrize("status", [429, 500, 503, 504])
+def test_wait_goes_on_when_a_watch_is_refused_for_the_moment(server: Server, command: Command, status: int) -> None:
+    server.job("a", "Running")
+    refusals = [(status, "ServerTimeout", "try again")]
+    server.refuse = lambda _method, path: refusals.pop() if refusals and "watch=1" in path else None
+
+    def end() -> None:
+        server.until_asked(WATCH)
+        server.job("a", "Succeeded")
+
+    with meanwhile(end):
+        result = command("wait", "a")
+    assert (result.stdout, result.stderr, result.exit_code) == ("a Succeeded\n", "", 0)
+
+
 @pytest.mark.parametrize("breakage", ["the watch ends", "its past is forgotten", "its past is refused"])
 def test_wait_goes_on_when_its_watch_breaks(server: Server, command: Command, breakage: str) -> None:
     server.job("a", "Running")
@@ -127,6 +148,19 @@ def test_wait_goes_on_when_its_watch_breaks(server: Server, command: Command, br
     with meanwhile(end):
         assert command("wait", "a").exit_code == 0
     assert server.expired == (breakage == "its past is forgotten")
+
+
+def test_wait_takes_no_notice_of_a_bookmark(server: Server, command: Command) -> None:
+    server.job("a", "Running")
+
+    def go_on() -> None:
+        server.until_asked(WATCH)
+        server.bookmark("questjobs")
+        server.job("a", "Succeeded")
+
+    with meanwhile(go_on):
+        result = command("wait", "a")
+    assert (result.stdout, result.exit_code) == ("a Succeeded\n", 0)
 
 
 # tree
@@ -162,8 +196,8 @@ def test_tree_follows_until_every_child_that_was_announced_has_ended(server: Ser
 
     def go_on() -> None:
         server.until_asked(WATCH)
-        server.job("root", "Succeeded", attempt=1, children={"total": 1, "groups": {}})
         server.job("child", "Waiting", {"parent": parent})
+        server.job("root", "Succeeded", attempt=1, children={"total": 1, "groups": {}})
         server.job("child", "Running", {"parent": parent}, attempt=2)
         server.job("child", "Succeeded", {"parent": parent}, attempt=2)
 
@@ -172,12 +206,34 @@ def test_tree_follows_until_every_child_that_was_announced_has_ended(server: Ser
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert lines[:5] == [
         "root Running",
-        "root Succeeded",
         "child Waiting",
+        "root Succeeded",
         "child Running attempt 2",
         "child Succeeded attempt 2",
     ]
     assert lines[-1] == "2 of 2 ended, 2 Succeeded"
+
+
+@pytest.mark.parametrize("gone", ["a duplicate in its fan-out", "a child that was deleted"])
+def test_tree_ends_where_fewer_children_are_there_than_were_announced(
+    server: Server, command: Command, gone: str
+) -> None:
+    root = server.job("root", "Succeeded", attempt=1, children={"total": 3, "groups": {}})
+    parent = {"name": "root", "uid": f"{root}-0000-0000-0000-000000000000", "attempt": 1}
+    for index in (0, 2) if gone == "a duplicate in its fan-out" else (0, 1, 2):
+        server.job(f"child-{index}", "Succeeded", {"parent": {**parent, "index": index}})
+    if gone == "a child that was deleted":
+        server.remove("questjobs", "child-1")
+    ended = threading.Event()
+
+    def give_up() -> None:
+        if not ended.wait(5):
+            server.remove("questjobs", "root")  # else it would go on for ever
+
+    with meanwhile(give_up):
+        result = command("tree", "root", "--follow")
+        ended.set()
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "3 of 3 ended, 3 Succeeded"), result.stderr
 
 
 def test_tree_says_that_its_job_was_deleted(server: Server, command: Command) -> None:
@@ -255,6 +311,63 @@ def test_logs_that_break_off_go_on_with_no_line_twice_and_none_lost(server: Serv
     with meanwhile(end):
         result = command("logs", "a", "-f")
     assert result.stdout == "a\nb\nc\nd\ne\n"
+
+
+def test_logs_follows_a_job_that_has_ended_before_the_kubelet_says_that_its_pod_runs(
+    server: Server, command: Command
+) -> None:
+    """The early report is there in milliseconds; what the kubelet tells, up to 2 s late."""
+    uid = server.job("a", "Succeeded", attempt=1)
+    pod = a_pod(server, "a", uid, 1, state="waiting")
+
+    def tell() -> None:
+        server.until_asked("/pods")
+        server.write_log(pod, at(1, "quick"), ended=True)
+        a_pod(server, "a", uid, 1, state="terminated")
+
+    with meanwhile(tell):
+        result = command("logs", "a", "--follow")
+    assert (result.stdout, result.exit_code) == ("quick\n", 0)
+
+
+def test_logs_does_not_wait_for_a_pod_that_ended_without_a_container(server: Server, command: Command) -> None:
+    uid = server.job("a", "Failed", attempt=1)
+    server.put("pods", f"a-{uid}-1", status={"phase": "Failed"}, labels={"questline.dev/job": "a"})
+    assert command("logs", "a", "--follow").stderr == "questline: no pod of it is left\n"
+
+
+def test_logs_follows_on_when_the_node_of_an_attempt_is_lost(server: Server, command: Command) -> None:
+    uid = server.job("a", "Running", attempt=1)
+    first, second = a_pod(server, "a", uid, 1), f"a-{uid}-2"
+    server.write_log(first, at(1, "one"))
+    server.log_breaks = [1]
+    words = 'Get "https://10.0.0.9:10250/containerLogs": dial tcp 10.0.0.9:10250: connect: no route to host'
+    asked: list[str] = []
+
+    def refuse(_method: str, path: str) -> tuple[int, str, str] | None:
+        if f"{first}/log" in path:
+            asked.append(path)
+        return (500, "InternalError", words) if asked and len(asked) > 1 and f"{first}/log" in path else None
+
+    server.refuse = refuse
+
+    def go_on() -> None:
+        server.until_asked(f"{first}/log")
+        server.write_log(first, at(2, "lost with the node"))
+        with server.changed:
+            assert server.changed.wait_for(lambda: len(asked) > 1, timeout=10)
+        server.refuse = lambda _method, _path: None  # the pod is deleted with its node, and the Job goes on elsewhere
+        server.logs.pop(first)
+        server.remove("pods", first)
+        server.job("a", "Running", attempt=2)
+        server.write_log(second, at(9, "two"), ended=True)
+        a_pod(server, "a", uid, 2)
+        server.until_asked(f"{second}/log")
+        server.job("a", "Succeeded", attempt=2)
+
+    with meanwhile(go_on):
+        result = command("logs", "a", "--follow")
+    assert (result.exit_code, result.stdout) == (0, "one\ntwo\n"), result.stderr
 
 
 def test_logs_of_a_job_that_never_ran_points_to_why(server: Server, command: Command) -> None:

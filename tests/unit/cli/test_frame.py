@@ -119,6 +119,20 @@ def test_a_reader_that_has_seen_enough_is_no_error(server: Server, kubeconfig: P
     assert process.wait(30) in (0, 141)
 
 
+@pytest.mark.parametrize("args", [("get", "-o", "json"), ("get", "-o", "yaml"), ("get",), ("wait", "a"), ("logs", "a")])
+def test_a_reader_that_is_gone_before_the_first_line_is_no_error(
+    server: Server, kubeconfig: Path, args: tuple[str, ...]
+) -> None:
+    uid = server.job("a", "Succeeded", attempt=1)
+    server.write_log(f"a-{uid}-1", "2026-01-31T08:00:00Z line", ended=True)
+    process = started(*args, KUBECONFIG=str(kubeconfig))
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait(30)) == ("", 141)
+    process.stderr.close()
+
+
 @pytest.mark.parametrize("library", ["typer", "rich", "yaml"])
 def test_a_library_that_is_missing_is_named_with_what_installs_it(library: str) -> None:
     code = f"import sys; sys.modules[{library!r}] = None; {MAIN}"

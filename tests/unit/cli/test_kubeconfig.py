@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import socket
+import ssl
 import stat
 import sys
 import threading
@@ -19,7 +20,8 @@ import yaml
 
 from questline.cli.cluster import JOBS, Cluster
 from questline.cli.errors import CommandError
-from questline.cli.kubeconfig import find_target
+from questline.cli.kubeconfig import ClusterTransport, find_target
+from questline.client import HttpTransport
 from questline.errors import ConfigurationError
 from tests.unit.cli.server import Server
 from tests.unit.sdk.apiserver import TLS, serving
@@ -199,11 +201,12 @@ def asks(kubeconfig: str) -> str:
     return str(refusal.value)
 
 
-@pytest.mark.parametrize("how", ["data", "file", "insecure"])
+@pytest.mark.parametrize("how", ["data", "comment", "file", "insecure"])
 def test_a_server_with_the_authoritys_certificate_is_trusted(tmp_path: Path, tls_port: int, how: str) -> None:
     (tmp_path / "ca.crt").write_bytes(SERVER_CRT)
     trust: dict[str, dict[str, Any]] = {
         "data": {"certificate-authority-data": base64.b64encode(SERVER_CRT).decode()},
+        "comment": {"certificate-authority-data": base64.b64encode("# Behörde\n".encode() + SERVER_CRT).decode()},
         "file": {"certificate-authority": "ca.crt"},
         "insecure": {"insecure-skip-tls-verify": True},
     }
@@ -230,6 +233,30 @@ def test_certificates_that_cannot_be_used_are_named(tmp_path: Path, tls_port: in
     assert "its certificates cannot be used" in asks(config(tmp_path / "config", cluster=address, user=garbage))
 
 
+@pytest.mark.parametrize("by", ["kubeconfig", "service account"])
+def test_authorities_need_no_extensions_that_go_does_not_ask_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """EKS's have no key identifier, MicroK8s's no key usage: Python 3.13's default context refuses both."""
+    made = ssl.create_default_context
+
+    def of_python_3_13(**given: Any) -> ssl.SSLContext:
+        context = made(**given)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", of_python_3_13)
+    if by == "kubeconfig":
+        cluster = {"certificate-authority-data": base64.b64encode(SERVER_CRT).decode(), "server": "https://127.0.0.1:1"}
+        found = find_target(config(tmp_path / "config", cluster=cluster), None, None).transport
+        assert isinstance(found, HttpTransport)
+        context = found._context()
+    else:
+        context = HttpTransport("127.0.0.1", 1, token=None, ca_file=TLS / "server.crt")._context()
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+
+
 @contextmanager
 def proxy() -> Iterator[tuple[int, list[str]]]:
     """A proxy that opens tunnels; its port, and the heads of the requests that it was sent."""
@@ -252,6 +279,7 @@ def proxy() -> Iterator[tuple[int, list[str]]]:
                 head += client.recv(65536)
             heads.append(head.decode())
             host, _, port = head.split()[1].decode().partition(":")
+            host = host.replace("cluster.example", "127.0.0.1")
             with socket.create_connection((host, int(port))) as server:
                 client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
                 back = threading.Thread(target=pass_on, args=(server, client))
@@ -269,7 +297,8 @@ def proxy() -> Iterator[tuple[int, list[str]]]:
 @pytest.mark.parametrize("by", ["proxy-url", "variable"])
 def test_a_proxy_is_passed_through(tmp_path: Path, tls_port: int, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
     cluster = {
-        "server": f"https://127.0.0.1:{tls_port}",
+        "server": f"https://cluster.example:{tls_port}",
+        "tls-server-name": "127.0.0.1",
         "certificate-authority-data": base64.b64encode(SERVER_CRT).decode(),
     }
     with proxy() as (port, heads):
@@ -279,7 +308,7 @@ def test_a_proxy_is_passed_through(tmp_path: Path, tls_port: int, monkeypatch: p
         else:
             monkeypatch.setenv("HTTPS_PROXY", url)
         assert asks(config(tmp_path / "config", cluster=cluster)).startswith("there is no Job shop/nothing")
-    assert heads[0].startswith(f"CONNECT 127.0.0.1:{tls_port} ")
+    assert heads[0].startswith(f"CONNECT cluster.example:{tls_port} ")
     assert f"Proxy-Authorization: Basic {base64.b64encode(b'user:pass word').decode()}" in heads[0]
 
 
@@ -288,6 +317,27 @@ def test_a_host_that_is_exempt_needs_no_proxy(tmp_path: Path, tls_port: int, mon
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     cluster = {"server": f"https://127.0.0.1:{tls_port}", "insecure-skip-tls-verify": True}
     assert asks(config(tmp_path / "config", cluster=cluster)).startswith("there is no Job shop/nothing")
+
+
+@pytest.mark.parametrize(
+    ("server", "exempt", "proxied"),
+    [
+        ("https://127.0.0.1:6443", "", False),
+        ("https://localhost:6443", "", False),
+        ("https://[::1]:6443", "", False),
+        ("https://10.1.2.3:6443", "example.com,10.0.0.0/8", False),
+        ("https://11.1.2.3:6443", "example.com,10.0.0.0/8", True),
+        ("https://cluster.example:6443", "", True),
+    ],
+)
+def test_proxies_are_used_as_kubectl_uses_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, exempt: str, proxied: bool
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "proxy.example:3128" if proxied else "http://proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", exempt)
+    target = find_target(config(tmp_path / "config", cluster={"server": server}), None, None)
+    assert isinstance(target.transport, ClusterTransport)
+    assert target.transport._server.proxy == ("http://proxy.example:3128" if proxied else None)
 
 
 # What is broken
@@ -334,6 +384,10 @@ def test_a_kubeconfig_that_says_nothing_is_named_with_what_is_missing(tmp_path: 
     [
         ({"cluster": {}}, "cluster.server is None, a URL is needed"),
         ({"cluster": {"server": "127.0.0.1:6443"}}, "cluster.server is '127.0.0.1:6443', a URL is needed"),
+        ({"cluster": {"server": "https://[::1:6443"}}, "cluster.server is 'https://.*': Invalid IPv6 URL"),
+        ({"clusters": 3}, "clusters is no list"),
+        ({"user": {"exec": "aws"}}, "the user's exec is no plugin"),
+        ({"user": {"exec": {"command": "aws", "env": [{"name": "A"}]}}}, "the user's exec is no plugin"),
         ({"cluster": {"server": "https://a:b"}}, "cluster.server is 'https://a:b': Port could not be cast"),
         ({"cluster": {"server": "https://a", "proxy-url": "socks5://b"}}, "the proxy socks5://b cannot be used"),
         (

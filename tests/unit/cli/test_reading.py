@@ -159,6 +159,41 @@ def test_a_job_that_does_not_exist_is_named_with_where_it_was_looked_for(
     assert result.stderr.startswith(f"questline: there is no Job shop/x {WHERE}")
 
 
+@pytest.mark.parametrize("name", ["", "my job", "jöb", "a/status", "job.questline.dev/a", "a?watch=1"])
+@pytest.mark.parametrize("by", ["get", "why", "tree", "logs", "wait", "cancel", "rerun", "pause", "schedules suspend"])
+def test_what_can_be_no_name_is_said_to_be_none(server: Server, command: Command, by: str, name: str) -> None:
+    server.job("a", "Running")
+    result = command(*by.split(), name)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{name!r} is no name of a " in result.stderr
+    assert not server.seen
+
+
+def test_what_can_be_no_namespace_is_said_to_be_none(server: Server, command: Command) -> None:
+    result = command("get", "-n", "läden")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("questline: 'läden' is no name of a namespace: ")
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("get",), "has no questjobs: install Questline there (helm install), or give another --context"),
+        (("why", "a"), "has no questjobs: install Questline there (helm install), or give another --context"),
+        (("wait", "a"), "has no questjobs: install Questline there (helm install), or give another --context"),
+        (("pause", "a"), "has no questqueues: install Questline there (helm install), or give another --context"),
+        (("enqueue", "tasks:work"), "404 page not found; is Questline installed on this cluster?"),
+    ],
+)
+def test_a_cluster_without_questline_is_told_from_one_without_that_job(
+    server: Server, command: Command, args: tuple[str, ...], said: str
+) -> None:
+    server.refuse = lambda _method, _path: (404, "", "404 page not found")
+    result = command(*args)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+
+
 @pytest.mark.parametrize(
     ("refusal", "said"),
     [

@@ -11,7 +11,7 @@ from questline import attempt as attempts
 from tests.unit.cli.conftest import Command
 
 TASKS = """
-from questline import Cancel, Fail, Retry, Snooze, chain, current, fan_out, job
+from questline import Cancel, Fail, Retry, Snooze, chain, current, fan_out, job, join
 
 @job
 def resize(picture: str, width: int = 320) -> str:
@@ -29,6 +29,12 @@ def fans_out(fail: bool = False) -> int:
     if fail:
         raise ValueError("after the enqueue")
     return len(found)
+
+@job
+def joins() -> None:
+    found = fan_out(resize.call(str(n)) for n in range(2))
+    found.then(resize.call("all"))
+    join(resize.call("tree"), trees=found[:1])
 
 @job(no_retry_on=KeyError)
 def ends(how: str) -> None:
@@ -74,6 +80,17 @@ def test_what_it_enqueues_is_shown_and_not_run(command: Command, module: str) ->
     ]
 
 
+def test_what_a_join_waits_for_is_shown(command: Command, module: str) -> None:
+    result = command("run", f"{module}:joins")
+    assert (result.exit_code, result.stdout) == (0, "null\n")
+    assert result.stderr.splitlines()[2:] == [
+        f'questline: enqueued resize-00000000-2: {module}:resize {{"picture": "all"}} in queue default '
+        "after group fan-out-1",
+        f'questline: enqueued resize-00000000-3: {module}:resize {{"picture": "tree"}} in queue default '
+        "after tree resize-00000000-0",
+    ]
+
+
 def test_what_a_failed_attempt_enqueued_is_skipped(command: Command, module: str) -> None:
     result = command("run", f"{module}:fans_out", '{"fail": true}')
     assert result.exit_code == 1
@@ -107,7 +124,7 @@ def test_an_end_without_a_result_is_said_as_in_a_pod(
     ("task", "args", "said"),
     [
         ("nowhere:task", "{}", "nowhere:task: there is no module 'nowhere'"),
-        ("{m}:missing", "{}", "module {m} has no task 'missing'; it has ends, fans_out, later, resize"),
+        ("{m}:missing", "{}", "module {m} has no task 'missing'; it has ends, fans_out, joins, later, resize"),
         ("{m}:plain", "{}", "plain is there, but is not registered: decorate it with @job"),
         ("{m}:resize", "{}", "{m}:resize lacks its argument 'picture'"),
         ("{m}:resize", '{"picture": 3}', "{m}:resize: args.picture: expected str, got int 3"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
@@ -83,3 +84,26 @@ def test_a_live_tree_draws_the_jobs_with_their_progress() -> None:
     assert "1 of 2 ended, 1 Running, 1 Succeeded" in text
     assert "└── b" in text
     assert "other" not in text
+
+
+def test_the_tree_is_drawn_while_its_children_come_and_go() -> None:
+    """Rich draws in a thread of its own, which an error ends with a traceback on the terminal."""
+    jobs = JobSet([a_job("a", "Running")])
+    live = LiveTree(Console(file=io.StringIO(), width=120), "a")
+    live.show(jobs)
+    over = threading.Event()
+
+    def fan_out() -> None:
+        for index in range(4000):
+            jobs.put(a_job(f"c{index}", "Waiting", below="a", index=index))
+        for index in range(4000):
+            jobs.remove(f"c{index}")
+        over.set()
+
+    thread = threading.Thread(target=fan_out)
+    thread.start()
+    try:
+        while not over.is_set():
+            live._picture()
+    finally:
+        thread.join()

@@ -14,6 +14,7 @@ from questline_operator.core.records import (
     Pod,
     Tick,
 )
+from questline_operator.core.states import State
 from questline_operator.core.tallies import Standing, Tally, counts, standing_of
 from questline_operator.core.world import UniqueKey, World, newest_first
 from tests.unit.core.builders import T0, a_job, a_pod, a_world, put, time_of, uid_of
@@ -250,10 +251,19 @@ def test_groups_and_trees_are_what_a_walk_through_all_finds(changes: list[Change
         change(world)
     everyone = list(world.jobs.values())
 
+    def is_left_behind(job: Job) -> bool:
+        parent = next((one for one in everyone if job.parent and one.uid == job.parent.uid), None)
+        if parent is None or job.parent is None or job.state is not State.CANCELED or job.attempt:
+            return False
+        runs = parent.active and parent.attempt == job.parent.attempt
+        return not runs and job.parent.attempt not in parent.succeeded_attempts
+
     def expected(members: list[Job]) -> dict[str, list[str]]:
         return {
             standing.name: sorted(
-                job.name for job in members if counts(job) and standing_of(world.original_of(job)) is standing
+                job.name
+                for job in members
+                if counts(job) and not is_left_behind(job) and standing_of(world.original_of(job)) is standing
             )
             for standing in Standing
         }

@@ -3,10 +3,10 @@ from __future__ import annotations
 import enum
 import json
 import typing
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NewType, NotRequired, Optional, TypedDict, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, NewType, NotRequired, Optional, TypedDict, TypeVar
 from uuid import UUID
 
 import pytest
@@ -268,3 +268,32 @@ def test_any_datetime_comes_back(value: datetime) -> None:
 def test_any_decimal_comes_back_to_the_digit(value: Decimal) -> None:
     codec = codec_for(Decimal)
     assert str(codec.decode(codec.encode(value))) == str(value)
+
+
+def test_a_set_of_tuples_without_a_type_is_refused_where_it_is_enqueued() -> None:
+    assert codec_for(set[tuple[int, int]]).decode(codec_for(set[tuple[int, int]]).encode({(1, 2)})) == {(1, 2)}
+    with pytest.raises(CodecError, match="annotate the type of its items"):
+        codec_for(set).encode({(1, 2)})
+
+
+@dataclass
+class Scaled:
+    limit: ClassVar[int] = 10
+    size: int
+    by: InitVar[int] = 1
+
+    def __post_init__(self, by: int) -> None:
+        self.size *= by
+
+
+@dataclass
+class Unscaled:
+    limit: ClassVar[int] = 10
+    size: int = 1
+
+
+@pytest.mark.parametrize("annotation", [dict[int | str, int], dict[Literal["a", 1], int], Scaled])
+def test_what_json_would_change_is_refused_where_it_is_decorated(annotation: Any) -> None:
+    with pytest.raises(UnsupportedTypeError):
+        codec_for(annotation)
+    assert codec_for(Unscaled).encode(Unscaled(2)) == {"size": 2}

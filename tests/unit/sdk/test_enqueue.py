@@ -23,6 +23,7 @@ from questline import (
     Handle,
     NotInAttempt,
     OptionInvalid,
+    QuestlineError,
     chain,
     current,
     enqueue,
@@ -504,3 +505,13 @@ def test_a_functions_name_becomes_the_beginning_of_a_dns_label(function: str, ex
     assert slug(function) == expected
     assert NAME.fullmatch(f"{expected}-{POD_UID[:8]}-0123456789abcdef")
     assert len(f"{expected}-{POD_UID[:8]}-0123456789abcdef") <= 50
+
+
+@pytest.mark.parametrize("by", ["concurrency_key", "unique"])
+def test_a_key_that_is_no_text_in_utf8_is_refused_and_leaves_the_attempt_whole(attempt: Attempt, by: str) -> None:
+    broken = "\udcff.jpg"  # os.listdir() has such names
+    options: Any = {by: broken if by == "concurrency_key" else lambda picture: broken}
+    with pytest.raises(QuestlineError):
+        resize.options(**options).enqueue("a")
+    attempt._children.close(0.5)
+    assert attempt._children.unknown is None

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from questline import ArgsInvalid, job
 from questline.envelope import (
     ENVELOPE_LIMIT,
     ERROR_MESSAGE_LIMIT,
@@ -21,9 +22,10 @@ from questline.envelope import (
     ending_of_result,
     envelope_of,
 )
-from questline.task import compact
+from questline.options import Options
+from questline.task import Task, compact
 from questline_operator.core.outcomes import _envelope as read_by_the_operator
-from tests.unit.sdk.apps.shop import resize
+from tests.unit.sdk.apps.shop import fetch, resize
 
 texts = st.text(max_size=3000) | st.text("\x00\x1f\"\\ä€😀\ud800", max_size=3000)  # fmt: skip
 
@@ -122,3 +124,39 @@ def test_errors_that_cause_each_other_do_not_go_round() -> None:
     one, other = ValueError("one"), ValueError("other")
     one.__cause__, other.__cause__ = other, one
     assert ending_of_error(resize, one).message == "ValueError: one"
+
+
+@pytest.mark.parametrize(
+    ("errors", "outcome"),
+    [
+        ([OSError()], "Failed"),
+        ([OSError(), OSError()], "Failed"),
+        ([OSError(), ExceptionGroup("inner", [TimeoutError(), OSError()])], "Failed"),
+        ([OSError(), KeyError()], "Fatal"),
+        ([OSError(), PermissionError()], "Fatal"),
+    ],
+)
+def test_retry_on_looks_at_each_error_of_a_group(errors: list[Exception], outcome: str) -> None:
+    task: Task[..., Any, Any] = Task(resize._function, Options(), retry_on=(OSError,), no_retry_on=(PermissionError,))
+    assert ending_of_error(task, ExceptionGroup("unhandled errors in a TaskGroup", errors)).outcome == outcome
+
+
+@pytest.mark.parametrize(("levels", "fits"), [(99, True), (100, False), (150, False)])
+def test_what_the_operator_would_refuse_for_its_nesting_is_refused_here(levels: int, fits: bool) -> None:
+    value: Any = "x"
+    for _ in range(levels):
+        value = [value]
+    ending = ending_of_result(fetch, value)
+    assert (ending.outcome, ending.reason) == (("Succeeded", "") if fits else ("Fatal", "ResultInvalid"))
+    told = compact(envelope_of(ending, 1, 0)).decode()
+    assert read_by_the_operator(told, 1) is not None, "the operator takes this termination message for none: NoOutcome"
+    if levels <= 100:
+        return
+    with pytest.raises(ArgsInvalid, match="nested too deeply"):
+        nested.call(value)
+
+
+def nested_(value: Any) -> None: ...
+
+
+nested = job(nested_)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import re
 import subprocess
 import sys
@@ -195,6 +196,15 @@ def test_a_watch_that_is_refused_as_expired_is_begun_again(waits: ApiServer) -> 
     thread.join()
 
 
+@pytest.mark.parametrize("status", [429, 500, 503, 504])
+def test_a_watch_that_is_refused_for_the_moment_is_begun_again(waits: ApiServer, status: int) -> None:
+    handle = resize.enqueue("a")
+    waits.faults.extend([None, Fault(status=status, reason="ServerTimeout", message="try again")])
+    thread = while_waiting(waits, lambda: finish(waits, handle.name, result="x"))
+    assert handle.result(timeout=30) == "x"
+    thread.join()
+
+
 def test_a_job_that_did_not_succeed_says_how_it_ended(waits: ApiServer) -> None:
     handle = resize.enqueue("a")
     said = "attempt 5 of 5: ValueError: no"
@@ -220,6 +230,14 @@ def test_waiting_has_an_end(waits: ApiServer) -> None:
     ) as timeout:
         handle.wait(timeout=0.2)
     assert isinstance(timeout.value, TimeoutError)
+
+
+def test_a_job_that_has_ended_is_no_timeout_however_short(waits: ApiServer) -> None:
+    handle = resize.enqueue("a")
+    with pytest.raises(WaitTimeout, match="has not ended in 0 s: its state is Waiting"):
+        handle.wait(timeout=0)
+    finish(waits, handle.name, result="x")
+    assert (handle.wait(timeout=0), handle.result(timeout=0)) == ("Succeeded", "x")
 
 
 def test_a_job_that_is_deleted_is_gone(waits: ApiServer) -> None:
@@ -273,6 +291,21 @@ def test_lost_answers_are_borne_by_a_kubeconfig_too(api: ApiServer, kubeconfig: 
     enqueue.forget_connection()
 
 
+def test_a_fork_speaks_on_a_connection_of_its_own(api: ApiServer, kubeconfig: Path) -> None:
+    resize.enqueue("a")
+    child = os.fork()
+    if child == 0:
+        try:
+            resize.enqueue("b")
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    resize.enqueue("c")
+    first, forked, last = (seen.connection for seen in api.posts())
+    assert (forked != first, last == first) == (True, True)
+    enqueue.forget_connection()
+
+
 def test_a_server_that_is_not_there_made_nothing(
     kubeconfig: Path, monkeypatch: pytest.MonkeyPatch, api: ApiServer
 ) -> None:
@@ -287,6 +320,18 @@ def test_without_a_kubeconfig_the_error_says_where_it_was_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "missing"))
+    monkeypatch.setenv("QUESTLINE_SERVICEACCOUNT_DIR", str(tmp_path / "none"))
+    enqueue.forget_connection()
+    with pytest.raises(ConfigurationError, match="neither a pod's service account nor a kubeconfig"):
+        resize.enqueue("a")
+
+
+@pytest.mark.parametrize("content", ["a: [", "- a", "clusters: 3", "current-context: a\ncontexts: [{name: a}]"])
+def test_a_kubeconfig_that_is_broken_is_an_error_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    (tmp_path / "broken").write_text(content)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "broken"))
     monkeypatch.setenv("QUESTLINE_SERVICEACCOUNT_DIR", str(tmp_path / "none"))
     enqueue.forget_connection()
     with pytest.raises(ConfigurationError, match="neither a pod's service account nor a kubeconfig"):

@@ -128,6 +128,23 @@ def test_args_that_do_not_bind_are_fatal(run_task: Run, args: dict[str, Any], me
     assert ended.stderr == f"questline: Fatal (ArgsInvalid): {message}\n"
 
 
+@pytest.mark.parametrize(
+    ("task", "args", "message"),
+    [
+        ("takes_set", {"values": [[1, 2]]}, "args.values: set[JSON]: unhashable type: 'list'"),
+        ("takes_frame", {"frame": {"width": 0}}, "args.frame: Frame: AssertionError: width is 0"),
+        ("takes_frame", {"frame": {"width": 9}}, "args.frame: Frame: KeyError: 9"),
+    ],
+)
+def test_args_that_their_own_type_refuses_are_fatal_too(
+    run_task: Run, task: str, args: dict[str, Any], message: str
+) -> None:
+    ended = run_task(f"outcomes:{task}", args)
+    assert ended.termination_message, f"no outcome: {ended.stderr}"
+    assert (ended.exit_code, ended.envelope["outcome"], ended.envelope["reason"]) == (64, "Fatal", "ArgsInvalid")
+    assert ended.envelope["message"] == f"outcomes:{task}: {message}"
+
+
 def test_an_error_is_told_with_its_type_message_and_the_users_lines(run_task: Run) -> None:
     ended = run_task("outcomes:raises", {"text": "bad\ninput"})
     assert ended.exit_code == 1

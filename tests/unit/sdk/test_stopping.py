@@ -170,3 +170,13 @@ def test_only_process_1_gives_the_task_a_process_of_its_own(monkeypatch: pytest.
     from questline.pid1 import run_below_pid1
 
     assert run_below_pid1(os.getpid) == os.getpid()
+
+
+def test_a_pool_of_the_task_that_is_ended_does_not_ask_the_attempt_to_stop(start_task: Start, ended: Wait) -> None:
+    """`multiprocessing.Pool` forks, and ends its workers by SIGTERM."""
+    end = ended(start_task("outcomes:ends_its_pool"))
+    assert (end.exit_code, end.envelope["result"]) == (0, [True, False])
+
+
+def test_what_a_fork_of_the_task_is_ended_by_is_sigterm(start_task: Start, ended: Wait) -> None:
+    assert ended(start_task("outcomes:ends_its_fork")).envelope["result"] == -signal.SIGTERM

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 
 from questline import ArgsInvalid, DefinitionError, job
-from questline.task import ARGS_LIMIT, compact, registry
+from questline.task import ARGS_LIMIT, compact, key_part, registry
 from tests.unit.sdk.apps.shop import fetch, once, resize, send_email
 
 T = TypeVar("T")
@@ -185,3 +185,8 @@ def test_unique_by_all_args_leaves_the_key_to_the_operator() -> None:
 def test_a_unique_key_over_1024_characters_is_refused() -> None:
     with pytest.raises(ArgsInvalid, match=r"unique key has 1,025 characters, 1,024 are allowed"):
         send_email.call("m" * 1024, "")
+
+
+@pytest.mark.parametrize(("one", "other"), [(1.0, 1), ([1.0, 2.5], [1, 2.5]), ({"a": [2.0]}, {"a": [2]})])
+def test_a_unique_key_has_the_integers_that_the_api_server_makes_of_floats(one: Any, other: Any) -> None:
+    assert key_part(one) == key_part(other)

@@ -199,6 +199,7 @@ def _declare(command: Any, function: Callable[..., Any], *, drop: int, extra: tu
 def _run(function: Callable[[], int | None]) -> None:
     try:
         status = function()
+        sys.stdout.flush()  # here, and not as the interpreter ends: the reader may be gone
     except CommandError as error:
         status = _refused(str(error))
     except QuestlineError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,8 @@ WATCH_SECONDS = 290
 RETRY_SECONDS = 0.5
 """A watch that breaks is begun again no sooner."""
 PAGE = 500
+NAME = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
+MAX_NAME = 253
 CONNECTIONS = 8
 
 JOBS, QUEUES, WORKERS, PODS = "questjobs", "questqueues", "questworkers", "pods"
@@ -38,6 +41,8 @@ class Cluster:
 
     def __init__(self, target: Target) -> None:
         self.transport, self.namespace, self.where = target.transport, target.namespace, target.where
+        if not NAME.fullmatch(self.namespace):
+            raise CommandError(f"{self.namespace!r} is no name of a namespace: a-z, 0-9 and '-' are what it may hold")
 
     def close(self) -> None:
         """Closes the connections that are kept."""
@@ -49,7 +54,7 @@ class Cluster:
         Raises:
             CommandError: there is none of that name, or it may not be read.
         """
-        answer = self._send("GET", f"{self._path(plural)}/{name}")
+        answer = self._send("GET", f"{self._path(plural)}/{self._checked(plural, name)}")
         if answer.status != 200:
             raise self._refusal(answer, "get", plural, name)
         return answer.json()
@@ -70,7 +75,7 @@ class Cluster:
         Raises:
             CommandError: the object is gone, or the change is refused.
         """
-        path = f"{self._path(plural, namespace=namespace)}/{name}"
+        path = f"{self._path(plural, namespace=namespace)}/{self._checked(plural, name)}"
         answer = self._send("PATCH", path, {"spec": dict(spec)}, "application/merge-patch+json")
         if answer.status != 200:
             raise self._refusal(answer, "patch", plural, name)
@@ -162,10 +167,12 @@ class Cluster:
                         expired = True
                         break
                     version = event["object"]["metadata"]["resourceVersion"]
+                    if event["type"] == "BOOKMARK":  # it has nothing but that version
+                        continue
                     name = event["object"]["metadata"]["name"]
                     if event["type"] == "DELETED":
                         known.pop(name, None)
-                    elif event["type"] != "BOOKMARK":
+                    else:
                         known[name] = event["object"]
                     yield known, name
                 time.sleep(max(0.0, min(deadline, begun + RETRY_SECONDS) - time.monotonic()))
@@ -198,7 +205,8 @@ class Cluster:
             except RefusedError as error:
                 if error.answer.status == 404:
                     raise PodGone(f"pod {self.namespace}/{pod} is gone, and its log with it") from None
-                raise self._refusal(error.answer, "read the log of", PODS, pod) from None
+                if not follow or not _passes(error.answer):  # while its node is away, its kubelet cannot be asked
+                    raise self._refusal(error.answer, "read the log of", PODS, pod) from None
             except (LostAnswerError, NotSentError) as error:
                 if not follow or (isinstance(error, NotSentError) and error.final):
                     raise CommandError(f"the log of pod {self.namespace}/{pod} cannot be read: {error}") from None
@@ -220,9 +228,10 @@ class Cluster:
             for line in self.transport.stream(f"{self._path(plural)}?{urlencode(query)}", seconds + 10.0):
                 yield json.loads(line)
         except RefusedError as error:
-            if error.answer.status != 410:
+            if error.answer.status == 410:
+                yield {"type": "ERROR"}
+            elif not _passes(error.answer):
                 raise self._refusal(error.answer, "watch", plural) from None
-            yield {"type": "ERROR"}
         except (LostAnswerError, NotSentError, ValueError):
             return
 
@@ -261,16 +270,28 @@ class Cluster:
             )
         return answer
 
+    def _checked(self, plural: str, name: str) -> str:
+        """The name, which may be anything that somebody has typed, as a part of a path.
+
+        Raises:
+            CommandError: no object can have it.
+        """
+        if len(name) > MAX_NAME or not NAME.fullmatch(name):
+            raise CommandError(f"{name!r} is no name of a {_WORDS[plural]}: a-z, 0-9, '-' and '.' are what it may hold")
+        return name
+
     def _path(self, plural: str, *, everywhere: bool = False, namespace: str | None = None) -> str:
         group = "/api/v1" if plural == PODS else "/apis/questline.dev/v1alpha1"
         return f"{group}/{plural}" if everywhere else f"{group}/namespaces/{namespace or self.namespace}/{plural}"
 
     def _refusal(self, answer: Answer, verb: str, plural: str, name: str = "", *, is_new: bool = False) -> CommandError:
         what = f"{_WORDS[plural]} {self.namespace}/{name}" if name else f"{plural} of namespace {self.namespace}"
-        is_404 = answer.status == 404 and not is_new  # of what is to be made, its namespace is what is missing
-        if is_404 and name and "could not find the requested resource" not in answer.message:
+        # A kind that is not known gets no Status but a page's "404 page not found"; kubectl's words are its own.
+        is_unknown = answer.status == 404 and (not answer.reason or "could not find the requested" in answer.message)
+        # Of what is to be made, its namespace is what else can be missing.
+        if answer.status == 404 and not is_unknown and not is_new and name:
             return NotFound(f"there is no {what} ({self.where})")
-        if is_404:
+        if is_unknown or (answer.status == 404 and not is_new):
             return CommandError(
                 f"{self.where} has no {plural}: install Questline there (helm install), or give another --context"
             )
@@ -291,6 +312,11 @@ class AlreadyThere(CommandError):  # noqa: N818
 
 class PodGone(CommandError):  # noqa: N818
     """The pod is gone, and its log with it."""
+
+
+def _passes(answer: Answer) -> bool:
+    """Whether it may well be another answer in a moment: the server is busy, or is starting."""
+    return answer.status in (408, 429) or answer.status >= 500
 
 
 def _query(dry_run: bool) -> str:

@@ -18,7 +18,7 @@ from questline.cli.errors import CommandError
 from questline.cli.output import print_objects, say
 from questline.enqueue import Roots
 from questline.options import Options
-from questline.task import ARGS_LIMIT, KEY_LIMIT, MAX_TASK_NAME, TASK_NAME, compact, key_part
+from questline.task import ARGS_LIMIT, KEY_LIMIT, MAX_TASK_NAME, TASK_NAME, compact, key_part, nested_too_deeply
 
 MAX_INTEGER = 2**63
 
@@ -141,7 +141,11 @@ def parse_args(text: str) -> dict[str, Any]:
     """
     where = "the args"
     if text == "-":
-        text, where = sys.stdin.read(), "the input"
+        where = "the input"
+        try:
+            text = sys.stdin.read()
+        except UnicodeDecodeError as error:
+            raise CommandError(f"the args cannot be read from {where}: {error}") from None
     elif text.startswith("@"):
         where = text[1:]
         try:
@@ -172,7 +176,12 @@ def parse_args(text: str) -> dict[str, Any]:
         ) from None
     if not isinstance(args, dict):
         raise CommandError(f"{where} are {_kind(args)}: a JSON object is needed, with the name of each parameter")
-    size = len(compact(args))
+    if nested_too_deeply(args):
+        raise CommandError(f"{where} are nested too deeply: put the data into storage and pass its id")
+    try:
+        size = len(compact(args))
+    except UnicodeEncodeError:
+        raise CommandError(f"{where} hold a lone surrogate, or bytes that are no UTF-8: that is no text") from None
     if size > ARGS_LIMIT:
         raise CommandError(
             f"{where} are {size:,} bytes of JSON, {ARGS_LIMIT:,} are allowed: put the data into storage and pass its id"

@@ -78,8 +78,9 @@ def _trees(cluster: Cluster, root: str) -> Iterator[JobSet]:
         if root not in jobs.jobs:
             raise CommandError(f"Job {cluster.namespace}/{root} was deleted")
         yield jobs
-        # Asked only now: it looks at all of the tree.
-        if not still_open and jobs.is_complete([root]):
+        # Children are enqueued before their parent's success is written, so all of them have been seen by now; that
+        # fewer are there than it has announced is no sign of more: some are deleted, or were the same unique one.
+        if not still_open:
             return
 
 
@@ -202,13 +203,17 @@ class _LogReader:
                 over = job.finished or job.attempt > number
                 if pod is not None and _has_run(pod):
                     self.read(job, number, follow=True)
-                elif not over:
-                    break  # it is to start
+                elif not over or (pod is not None and not _has_ended(pod)):
+                    break  # it is to start; or it has reported its outcome before the kubelet told that it runs
                 elif pod is None:
                     note(f"--- attempt {number}: its pod is gone, and its log with it")
                 number += 1
             if (job.finished and number > job.attempt) or (only is not None and number > only):
                 return
+
+
+def _has_ended(pod: dict[str, Any]) -> bool:
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
 def _has_run(pod: dict[str, Any]) -> bool:

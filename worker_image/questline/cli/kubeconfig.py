@@ -17,7 +17,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -25,7 +27,7 @@ from urllib.request import getproxies_environment, proxy_bypass
 
 import yaml
 
-from questline.client import Answer, HttpTransport, NotSentError, TokenFile, Transport, service_account
+from questline.client import Answer, HttpTransport, NotSentError, TokenFile, Transport, lenient, service_account
 from questline.errors import ConfigurationError
 
 EXPIRY_MARGIN_SECONDS = 10.0
@@ -84,7 +86,10 @@ class _Kubeconfig:
             ("users", self.users, "user"),
             ("contexts", self.contexts, "context"),
         ):
-            for entry in content.get(kind) or ():
+            entries = content.get(kind) or ()
+            if not isinstance(entries, list | tuple):
+                raise ConfigurationError(f"{file}: {kind} is no list")
+            for entry in entries:
                 if not isinstance(entry, dict) or not isinstance(entry.get(inner) or {}, dict):
                     raise ConfigurationError(f"{file}: an entry of {kind} is no {inner}: {entry!r}")
                 into.setdefault(str(entry.get("name")), {**(entry.get(inner) or {}), "_folder": file.parent})
@@ -153,7 +158,10 @@ class _Server:
 
     def __init__(self, cluster: Mapping[str, Any], where: str) -> None:
         self.where = where
-        url = urlsplit(str(cluster.get("server", "")))
+        try:
+            url = urlsplit(str(cluster.get("server", "")))
+        except ValueError as error:
+            raise ConfigurationError(f"{where}: cluster.server is {cluster.get('server')!r}: {error}") from None
         if url.scheme not in ("http", "https") or not url.hostname:
             raise ConfigurationError(f"{where}: cluster.server is {cluster.get('server')!r}, a URL is needed")
         self.tls = url.scheme == "https"
@@ -170,13 +178,31 @@ class _Server:
     def _proxy_of(self, cluster: Mapping[str, Any]) -> str | None:
         given = cluster.get("proxy-url")
         if not given:
-            found = getproxies_environment()
-            if proxy_bypass(self.host):
+            if _needs_no_proxy(self.host):
                 return None
-            given = found.get("https" if self.tls else "http")
+            given = getproxies_environment().get("https" if self.tls else "http")
+            if given and "://" not in given:
+                given = f"http://{given}"
         if given and urlsplit(str(given)).scheme != "http":
             raise ConfigurationError(f"{self.where}: the proxy {given} cannot be used: only http:// proxies can")
         return str(given) if given else None
+
+
+def _needs_no_proxy(host: str) -> bool:
+    """As Go, and so kubectl, has it: NO_PROXY may name networks, and what is on this machine needs none anyway."""
+    if host == "localhost" or proxy_bypass(host):
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    if address.is_loopback:
+        return True
+    for exempt in getproxies_environment().get("no", "").split(","):
+        with suppress(ValueError):
+            if "/" in exempt and address in ip_network(exempt.strip(), strict=False):
+                return True
+    return False
 
 
 class _Credentials:
@@ -190,6 +216,9 @@ class _Credentials:
                 f"{where}: the user's auth-provider {name!r} is not supported: use an exec plugin, such as kubelogin"
             )
         self._exec: dict[str, Any] | None = user.get("exec")
+        variables = (user.get("exec") or {}).get("env") or () if isinstance(user.get("exec") or {}, dict) else None
+        if variables is None or not all(isinstance(one, dict) and {"name", "value"} <= one.keys() for one in variables):
+            raise ConfigurationError(f"{where}: the user's exec is no plugin with a command, args and env")
         self._folder: Path = user.get("_folder", Path())
         self._lock = threading.Lock()
         self._expires = float("inf")
@@ -302,8 +331,9 @@ class ClusterTransport(HttpTransport):
     def _make_context(self) -> ssl.SSLContext:
         server, credentials = self._server, self._credentials
         try:
-            authority = server.authority.decode() if server.authority else None
-            context = ssl.create_default_context(cadata=authority)
+            # Comments may be in any language; ssl takes ASCII alone.
+            authority = server.authority.decode("ascii", errors="ignore") if server.authority else None
+            context = lenient(ssl.create_default_context(cadata=authority))
             if server.insecure:
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE

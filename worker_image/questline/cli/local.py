@@ -102,9 +102,16 @@ class _Recorder:
         """What was enqueued, in the order of the indices."""
         for job in sorted(self._jobs, key=lambda job: int(job["spec"]["parent"]["index"])):
             spec = job["spec"]
-            after = f" after {', '.join(one['job'] for one in spec['after'])}" if spec.get("after") else ""
+            waited = ", ".join(_waited(one) for one in spec.get("after", ()))
+            after = f" after {waited}" if waited else ""
             args = json.dumps(spec.get("args", {}), ensure_ascii=False)
             yield f"enqueued {job['metadata']['name']}: {spec['task']} {args} in queue {spec['queue']}{after}"
+
+
+def _waited(entry: dict[str, str]) -> str:
+    """One thing that a Job waits for: another by its name, a group or a tree by what it is."""
+    ((kind, name),) = entry.items()
+    return name if kind == "job" else f"{kind} {name}"
 
 
 def _print_traceback(error: BaseException) -> None:

@@ -37,7 +37,7 @@ class _Console(Console):
 
 def console() -> Console:
     """Standard output, made anew so that tests may put another in its place."""
-    return _Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    return _Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
 
 def say(text: str | Text) -> None:

@@ -124,17 +124,20 @@ class JobSet:
 
     def children(self, name: str) -> list[JobView]:
         """The Jobs that the attempts of this one enqueued, in that order."""
-        uid = self.jobs[name].raw["metadata"].get("uid") if name in self.jobs else None
-        found = (self.jobs[child] for child in self._children.get(name, ()))
+        parent = self.jobs.get(name)
+        uid = parent.raw["metadata"].get("uid") if parent is not None else None
+        # Copied in one step: another thread may draw the tree while one follows its changes.
+        found = filter(None, map(self.jobs.get, list(self._children.get(name, ()))))
         # A Job of the same name may have been there before.
         return sorted((job for job in found if job.spec["parent"].get("uid", uid) == uid), key=lambda job: job.sort_key)
 
     def tree(self, name: str) -> list[JobView]:
         """A Job and its descendants; empty when it is not there."""
-        return list(self._below(name)) if name in self.jobs else []
+        root = self.jobs.get(name)
+        return list(self._below(root)) if root is not None else []
 
-    def _below(self, name: str) -> Iterator[JobView]:
-        stack = [self.jobs[name]]
+    def _below(self, root: JobView) -> Iterator[JobView]:
+        stack = [root]
         while stack:
             job = stack.pop()
             yield job

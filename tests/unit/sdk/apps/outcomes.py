@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -393,3 +394,42 @@ def enqueues_in_a_subprocess() -> str:
 @job
 def joined(count: int) -> None:
     fan_out(shop.resize.call(str(n)) for n in range(count)).then(shop.nothing.call())
+
+
+@job
+def takes_set(values: set) -> int:  # type: ignore[type-arg]
+    return len(values)
+
+
+@dataclass
+class Frame:
+    width: int
+
+    def __post_init__(self) -> None:
+        assert self.width > 0, f"width is {self.width}"
+        self.unit = {1: "px", 2: "em"}[self.width]
+
+
+@job
+def takes_frame(frame: Frame) -> None: ...
+
+
+@job
+def ends_its_pool() -> list[bool]:
+    stopping = current().stopping
+    stopping.wait(0)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        pool.map(abs, [1, 2])
+    begun = time.monotonic()
+    asked = stopping.wait(0.5)
+    return [time.monotonic() - begun >= 0.5, asked]
+
+
+@job
+def ends_its_fork() -> int:
+    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    process.start()
+    time.sleep(0.1)
+    process.terminate()
+    process.join()
+    return process.exitcode or 0
