@@ -257,7 +257,14 @@ class JoinJudge:
             }
             if others and not any(self._judge.is_lately_armed(self._judge.by_name[one]) for one in others):
                 self._judge.broken(6, f"{name} waited for success, and is told of {others}")
-        missing = {one for one in known - told.keys() if not self._came_late(self._judge.by_name[one])}
+        # A later attempt waits for nobody: what was made anew since may have children that no watch has told of.
+        since = self._judge.late_since if raw["status"]["attempt"] > 1 else float("inf")
+        unseen = {one: self._judge.by_name[one] for one in known - told.keys()}
+        missing = [
+            one
+            for one, its in unseen.items()
+            if not self._came_late(its) and self._judge.seen_at[its["metadata"]["uid"]] <= since
+        ]
         if missing and not inputs["truncated"]:
             self._judge.broken(6, f"{name} is not told of {sorted(missing)}")
 

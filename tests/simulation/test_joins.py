@@ -532,3 +532,24 @@ async def test_a_tree_is_joined_though_a_child_of_an_attempt_that_was_cancelled_
         await cluster.until(lambda: len(cluster.jobs()) == 4)
         await cluster.until_settled()
         assert Counter(cluster.states().values()) == {"Succeeded": 3, "Canceled AncestorCanceled": 1}
+
+
+@simulated
+async def test_a_tree_is_joined_though_a_duplicate_that_a_failed_attempt_left_has_lost_its_original() -> None:
+    async def parent(attempt: Attempt) -> Ended:
+        if attempt.number == 1:
+            await attempt.enqueue("tasks:child", unique={"key": "k"}, staged=False)
+            await attempt.work(2.0)
+            return failed()
+        await attempt.work(20.0)
+        return succeeded()
+
+    async with Cluster({"parent": parent}, seconds=100.0) as cluster:
+        await cluster.apply(a_job("original", task="tasks:child", unique={"key": "k"}))
+        await cluster.until(lambda: len(cluster.kubelet.running) == 1)
+        await cluster.apply(a_job("parent"), a_job("next", after=[{"tree": "parent"}]))
+        await cluster.until(lambda: cluster.job("parent").failures == 1)
+        assert "Skipped Duplicate" in cluster.states().values()
+        cluster.server.store.delete(JOBS, NAMESPACE, "original")
+        await cluster.until_settled()
+        assert (cluster.states()["parent"], cluster.states()["next"]) == ("Succeeded", "Succeeded")

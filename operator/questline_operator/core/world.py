@@ -75,7 +75,7 @@ class World:
         if old is None or old.uid != job.uid:
             self._join_trees(job)
         self._count(job)
-        self._count_cancelled_children(job)
+        self._count_unclaimed_children(job)
         self._fell_needless_trees(job)
         return old
 
@@ -90,7 +90,7 @@ class World:
     def _forget(self, job: Job) -> None:
         self._unique_key.pop(job.uid, None)
         self._leave(job)
-        self._count_cancelled_children(job)
+        self._count_unclaimed_children(job)
         self._fell_needless_trees(job)
 
     def open_attempt(self, job: Job) -> Job | None:
@@ -342,10 +342,10 @@ class World:
             for duplicate in self.all_duplicates_of(job):
                 self._count_one(duplicate)
 
-    def _count_cancelled_children(self, job: Job) -> None:
+    def _count_unclaimed_children(self, job: Job) -> None:
         """Whether these are left behind, their parent's record says."""
         for child in self.children_of(job):
-            if child.state is State.CANCELED:
+            if child.terminal and not child.attempt:
                 self._count(child)
 
     def _count_one(self, job: Job) -> None:
@@ -359,10 +359,10 @@ class World:
         return standing_of(self.original_of(job)) if counts(job) and not self._is_left_behind(job) else None
 
     def _is_left_behind(self, job: Job) -> bool:
-        """Whether it was cancelled unclaimed, and its parent's attempt has not succeeded: it is none of what a later
-        success has made, no more than one that was Skipped for that."""
+        """Whether it ended unclaimed, cancelled or as a Duplicate, and its parent's attempt has not succeeded: it is
+        none of what a later success has made, no more than one that was Skipped for that."""
         parent = self.parent_of(job)
-        if job.state is not State.CANCELED or job.attempt or job.parent is None or parent is None:
+        if not job.terminal or job.attempt or job.parent is None or parent is None:
             return False
         number = job.parent.attempt
         return number not in parent.succeeded_attempts and not (parent.active and parent.attempt == number)

@@ -14,7 +14,6 @@ from questline_operator.core.records import (
     Pod,
     Tick,
 )
-from questline_operator.core.states import State
 from questline_operator.core.tallies import Standing, Tally, counts, standing_of
 from questline_operator.core.world import UniqueKey, World, newest_first
 from tests.unit.core.builders import T0, a_job, a_pod, a_world, put, time_of, uid_of
@@ -253,7 +252,7 @@ def test_groups_and_trees_are_what_a_walk_through_all_finds(changes: list[Change
 
     def is_left_behind(job: Job) -> bool:
         parent = next((one for one in everyone if job.parent and one.uid == job.parent.uid), None)
-        if parent is None or job.parent is None or job.state is not State.CANCELED or job.attempt:
+        if parent is None or job.parent is None or not job.terminal or job.attempt:
             return False
         runs = parent.active and parent.attempt == job.parent.attempt
         return not runs and job.parent.attempt not in parent.succeeded_attempts
