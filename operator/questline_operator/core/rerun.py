@@ -1,7 +1,7 @@
 """Which finished Jobs run again: those whose rerun was raised, and those Skipped for one of them (design 4)."""
 
 from questline_operator.core.dependencies import gate_of_dependencies, members_of
-from questline_operator.core.lineage import Skip, canceled_ancestor
+from questline_operator.core.lineage import Skip, canceled_ancestor, gate_of_parent
 from questline_operator.core.records import Job
 from questline_operator.core.states import State
 from questline_operator.core.world import World
@@ -20,7 +20,7 @@ def runs_again(world: World, job: Job) -> bool:
     if asked:
         # A cancel is carried through first: what it has not reached yet would go on, once it is taken back.
         return job.state is not State.CANCELED or all(below.terminal for below in world.descendants_of(job))
-    return not isinstance(gate_of_dependencies(world, job), Skip)
+    return not isinstance(gate_of_parent(world, job) or gate_of_dependencies(world, job), Skip)
 
 
 def _upstream_went_on(world: World, job: Job) -> bool:

@@ -251,6 +251,15 @@ def test_it_stays_skipped_while_another_that_it_waits_for_has_failed() -> None:
     assert not stays(job, A_AGAIN, a_job("b", state="Succeeded"))
 
 
+def test_a_dependant_whose_parent_is_gone_is_not_armed_to_be_skipped_for_that() -> None:
+    parent = a_job("parent", state="Succeeded", attempt=1, succeededAttempts=[1])
+    member = a_job("member", state="Failed", attempt=2, finishes=2, spec={"parent": child_of(parent, group="g")})
+    job = skipped_for(member, after=[{"group": "g"}], parent=child_of(parent, index=1))
+
+    assert stays(job, member)
+    assert not stays(job, a_job("member", attempt=1, finishes=1, spec=dict(member.spec)), parent)
+
+
 def test_a_cancelled_dependant_is_not_armed() -> None:
     assert stays(skipped_for(A_FAILED, cancel=True), A_AGAIN)
 
