@@ -218,10 +218,17 @@ class ScheduleJudge:
         for at, uid in known.made.items():
             if at >= tick or self._judge.jobs[uid]["spec"].get("rerun"):
                 continue
-            going_on = [one for one in self._going_on(uid) if not self._judge.is_run_again(one)]
+            going_on = [
+                one for one in self._going_on(uid) if not self._judge.is_run_again(one) and not self._is_unseen(one)
+            ]
             if going_on:
                 names = raw["metadata"]["name"], going_on[0]["metadata"]["name"]
                 self._judge.broken("overlap Replace", f"{names[0]} was claimed while {names[1]} is not over")
+
+    def _is_unseen(self, raw: Object) -> bool:
+        """Whether no watch may have told of it: then it has no pod, and is cancelled when it comes."""
+        lately = self._judge.seen_at[raw["metadata"]["uid"]] > self._judge.late_since
+        return lately and "attempt" not in raw["status"]
 
     # The end
 
