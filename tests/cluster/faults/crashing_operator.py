@@ -4,11 +4,12 @@ SIGKILL strikes just before its N-th write is sent, or just after it was applied
 The switch is this module: the shipped operator has none.
 """
 
+import asyncio
 import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from questline_operator import main as operator
 from questline_operator.shell.api import LEASES, Resource
@@ -23,6 +24,7 @@ class CrashingApi(HttpApi):
     crash_at = 0
     moment: Moment = "before"
     _writes = 0
+    _under_way: ClassVar[set[asyncio.Future[Any]]] = set()
 
     async def create(self, resource: Resource, *args: Any, **kwargs: Any) -> Any:
         """See `Api.create`."""
@@ -44,11 +46,20 @@ class CrashingApi(HttpApi):
     async def _counted(
         self, resource: Resource, send: Callable[..., Awaitable[Any]], *args: Any, counts: bool = True, **kwargs: Any
     ) -> Any:
-        self._writes += counts and resource != LEASES
-        dies = counts and resource != LEASES and self._writes == self.crash_at
-        if dies and self.moment == "before":
+        if not counts or resource == LEASES:
+            return await send(resource, *args, **kwargs)
+        self._writes += 1
+        if self._writes > self.crash_at:
+            await asyncio.Event().wait()  # the end is near
+        if self._writes == self.crash_at and self.moment == "before":
+            # Those before it go side by side, and have not left the process yet: they are to be applied.
+            await asyncio.gather(*self._under_way, return_exceptions=True)
             os.kill(os.getpid(), signal.SIGKILL)
-        answer = await send(resource, *args, **kwargs)
+        dies = self._writes == self.crash_at
+        sent = asyncio.ensure_future(send(resource, *args, **kwargs))
+        self._under_way.add(sent)
+        sent.add_done_callback(self._under_way.discard)
+        answer = await sent
         if dies:
             os.kill(os.getpid(), signal.SIGKILL)
         return answer
