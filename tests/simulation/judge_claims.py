@@ -252,8 +252,13 @@ class ClaimJudge:
             judge.broken("a Job is skipped for what is true", f"{name}: {reason}: {status.get('message')}")
 
     def _is_true_duplicate(self, raw: Object) -> bool:
-        winner = self._judge.by_name.get(raw["status"].get("duplicateOf", ""))
-        if winner is None or unique_key(winner) != unique_key(raw) or winner["status"].get("attempt", 0) < 1:
+        """Of the Job of that name, or of a former one."""
+        original = raw["status"].get("duplicateOf", "")
+        named = [one for one in self._judge.jobs.values() if one["metadata"]["name"] == original]
+        return any(self._is_duplicate_of(raw, one) for one in named)
+
+    def _is_duplicate_of(self, raw: Object, winner: Object) -> bool:
+        if unique_key(winner) != unique_key(raw) or winner["status"].get("attempt", 0) < 1:
             return False
         if winner["metadata"]["uid"] in self._judge.deleted_by_hand:
             return True
