@@ -79,6 +79,7 @@ async def crashed(
                 break
         died[f"operator killed {moment} a write"] += 1
     async with OperatorProcess(kubeconfig, log, environment=SAME_POD) as last:
+        await last.leads()
         await load.done(live.history, seconds=seconds)
         assert await last.terminate() == 0
     assert load.faults(live.history) == []
