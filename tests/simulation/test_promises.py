@@ -72,6 +72,24 @@ async def test_a_pod_that_does_not_end_after_its_report_is_deleted() -> None:
 
 
 @simulated
+async def test_the_next_attempt_waits_for_a_pod_that_is_deaf_to_its_deletion() -> None:
+    async def deaf(attempt: Attempt) -> Ended:
+        if attempt.number == 1:
+            attempt.handles_sigterm = True
+            await attempt.report({"v": 1, "attempt": 1, "outcome": "Failed", "children": {"total": 0, "groups": {}}})
+            await attempt.work(3600.0)
+        return succeeded()
+
+    async with Cluster({"a": deaf}) as cluster:
+        await cluster.apply(a_job("a", backoff={"baseSeconds": 0}))
+        await cluster.until_settled()
+        first, second = cluster.kubelet.runs
+        assert first.ended_at is not None
+        assert first.ended_at <= second.started_at
+        assert cluster.watcher.violations == []
+
+
+@simulated
 async def test_a_pod_whose_job_was_deleted_without_it_holds_its_slot_until_it_is_gone() -> None:
     async with Cluster(seconds=3600.0) as cluster:
         await cluster.apply(a_queue("narrow", concurrency=1), a_job("a", queue="narrow"))
