@@ -89,7 +89,10 @@ def made(schedule: Schedule, tick: float, now: float, calendar: Calendar) -> Cha
 
 
 def _noted(schedule: Schedule, tick: float) -> Change:
-    return {"lastTick": format_tick(tick), "lastJob": schedule.job_name(tick)}
+    # A clock that was ahead may have passed it over.
+    was_skipped = schedule.status.get("skipped", {}).get("tick") == format_tick(tick)
+    told_no_more = {"skipped": None} if was_skipped else {}
+    return {"lastTick": format_tick(tick), "lastJob": schedule.job_name(tick), **told_no_more}
 
 
 def ready(schedule: Schedule, status: bool, reason: str, message: str, now: float) -> Change:

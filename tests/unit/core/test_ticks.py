@@ -435,3 +435,13 @@ def test_a_refusal_stays_told_until_a_job_is_made_or_the_spec_has_changed() -> N
     assert change(step(quiet, job_of(quiet, 60), now=61.0))["conditions"][0]["status"] == "True"
     edited = a_schedule(status=at(60) | dict(refused), generation=2)
     assert change(step(edited, now=1.0))["conditions"][0]["status"] == "True"
+
+
+def test_a_tick_that_was_passed_over_by_a_clock_ahead_and_is_made_then_is_not_told_to_be_passed_over() -> None:
+    def told(tick: float) -> Any:
+        skipped = {"tick": whole_time_of(tick), "reason": "Overlap", "message": "no Job"}
+        schedule = a_schedule(status=at(60, skipped=skipped))
+        return change(step(schedule, job_of(schedule, 60), now=61.0)).get("skipped", "as it was")
+
+    assert told(60) is None
+    assert told(0) == "as it was"
