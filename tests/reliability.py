@@ -89,11 +89,12 @@ def table(runs: Iterable[Run]) -> str:
 def campaign(record: Mapping[str, Any]) -> str:
     """What `tests.simulation.campaign` counted, and every kind of fault."""
     counts = {name: f"{record[name]:,}" for name in ("steps", "runs", "jobs", "attempts", "actions", "faults_injected")}
+    violations = f"{record['violations']} violation{'s' if record['violations'] != 1 else ''}"
     kinds = ", ".join(f"{number:,} x {kind}" for kind, number in sorted(record["faults"].items()))
     return (
         f"`make simulate STEPS={record['asked']} SEED={record['seed']}`: {counts['steps']} steps in {counts['runs']} "
         f"lives, with {counts['jobs']} Jobs, {counts['attempts']} attempts, {counts['actions']} deeds that found "
-        f"something to act on, and {counts['faults_injected']} faults; **{record['violations']} violations**, in "
+        f"something to act on, and {counts['faults_injected']} faults; **{violations}**, in "
         f"{record['seconds']:,.0f} s of {record['processes']} processes.\n\nThe faults: {kinds}.\n"
     )
 

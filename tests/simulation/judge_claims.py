@@ -150,13 +150,16 @@ class ClaimJudge:
             if other in self._judge.deleted_by_hand:
                 continue
             why = self._why_duplicate(raw, self._judge.jobs[other])
-            # Claims that were decided one after the other may be applied the other way round.
-            decided_before = raw["status"]["startedAt"] <= self._decided_at[other]
-            if why and not (decided_before and not self._why_duplicate(self._judge.jobs[other], raw)):
+            if why and not self._went_first(raw, other):
                 names = raw["metadata"]["name"], self._judge.jobs[other]["metadata"]["name"]
                 self._judge.broken("one of a unique key", f"{names[0]} was claimed, but {names[1]} {why}")
         self._rivals[key].append(uid)
         self._decided_at[uid] = raw["status"]["startedAt"]
+
+    def _went_first(self, raw: Object, other: str) -> bool:
+        """Whether the other is no duplicate of it: claims decided one after the other may be applied the other way."""
+        decided_before = bool(raw["status"]["startedAt"] <= self._decided_at[other])
+        return decided_before and not self._why_duplicate(self._judge.jobs[other], raw)
 
     def _why_duplicate(self, raw: Object, winner: Object, *, surely: bool = True) -> str:
         """Why it is a duplicate of that admitted one, or "". ``surely``: not where one second holds both moments."""
@@ -212,8 +215,7 @@ class ClaimJudge:
         for uid in self._rivals[key] if key is not None else ():
             other = judge.jobs[uid]
             runs = uid in judge.alive and judge.waits(other) and judge.is_claimed_in_its_run(other)
-            decided_before = raw["status"]["startedAt"] <= self._decided_at[uid]
-            if decided_before and not self._why_duplicate(other, raw):
+            if self._went_first(raw, uid):
                 continue  # one of a window that has passed need not wait, and its claim was applied first
             if runs and uid not in judge.ancestors(raw) | {raw["metadata"]["uid"]} and not self._has_told(other):
                 names = raw["metadata"]["name"], other["metadata"]["name"]

@@ -86,6 +86,17 @@ class Answer(NamedTuple):
         text = str(self.json().get("message", "")) or self.body[:512].decode(errors="replace")
         return " ".join(text.split()) or f"HTTP status {self.status}"
 
+    @property
+    def passes(self) -> bool:
+        """Whether it may well be another in a moment: the server is busy, or is starting."""
+        return self.status in (408, 429) or self.status >= 500
+
+    @property
+    def is_of_unknown_kind(self) -> bool:
+        """Whether there is no such kind: that gets no Status but a page's "404 page not found"; a proxy may say it in
+        kubectl's own words."""
+        return self.status == 404 and (not self.reason or "could not find" in self.message)
+
 
 class Transport(Protocol):
     """Sends requests to one API server. Safe to use from many threads."""
@@ -377,16 +388,14 @@ def persist(
 
 def _worth_repeating(method: str, answer: Answer, denials: int) -> bool:
     match answer.status:
-        case 408 | 429:
-            return True
         case 401:
             return denials < 4
         case 403:
             return method != "GET" and denials < 6 and _may_be_starting(answer.message)
         case 409:
             return answer.reason != "AlreadyExists"
-        case status:
-            return status >= 500
+        case _:
+            return answer.passes
 
 
 def _may_be_starting(message: str) -> bool:

@@ -477,11 +477,9 @@ def _canonical_digest(args: dict[str, Any]) -> str:
 
 
 def _raise_refusal(task: str, name: str, answer: Answer) -> NoReturn:
-    # A kind that is not known gets no Status but a page's "404 page not found".
-    missing = answer.status == 404 and (not answer.reason or "could not find" in answer.message)
     raise EnqueueRefused(
         f"the API server refused Job {name} of {task} ({answer.status} {answer.reason}): {answer.message}"
-        + ("; is Questline installed on this cluster?" if missing else ""),
+        + ("; is Questline installed on this cluster?" if answer.is_of_unknown_kind else ""),
         status=answer.status,
         reason=answer.reason,
     )

@@ -174,8 +174,7 @@ class _Watcher:
                     return ended
                 self._remaining()
         except RefusedError as error:
-            status = error.answer.status
-            if status not in (408, 410, 429) and status < 500:
+            if error.answer.status != 410 and not error.answer.passes:
                 raise self._refusal(error.answer) from None
         except (LostAnswerError, NotSentError, ValueError):
             self._remaining()

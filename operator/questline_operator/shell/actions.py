@@ -11,12 +11,12 @@ from questline_operator.core.world import World
 from questline_operator.shell.api import JOBS, PODS, QUEUES, Api, ApiError, NoAnswerError, Object
 from questline_operator.shell.clock import Clock
 from questline_operator.shell.lease import LeadershipLostError
+from questline_operator.shell.reading import READ_DELAY_SECONDS, read_until_known
 from questline_operator.shell.store import Store
 from questline_operator.shell.writer import FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS, FateUnknownError, Writer
 
 logger = logging.getLogger(__name__)
 
-READ_DELAY_SECONDS = 0.5
 NOT_RUN_YET_SECONDS = 0.25
 """No pod is created, runs and is gone within this time: one that is not there so soon has not run."""
 
@@ -162,30 +162,13 @@ class Actions:
 
     async def _existing_pod(self, job: Job, name: str) -> Object | None:
         """The pod of that name, whoever's it is; None where it is gone."""
-        while True:
-            try:
-                return await self._api.get(PODS, job.namespace, name)
-            except NoAnswerError:
-                pass
-            except ApiError as error:
-                if error.status == 404:
-                    return None
-                logger.warning("%s/%s is not read yet: %s", job.namespace, name, error)
-            await self._clock.sleep(READ_DELAY_SECONDS)
+        return await read_until_known(self._api, self._clock, PODS, job.namespace, name)
 
     async def _read_again(self, job: Job) -> int:
         """Put the Job as it is now into the store; returns its resourceVersion, 0 where it is gone."""
-        while True:
-            try:
-                raw = await self._api.get(JOBS, job.namespace, job.name)
-            except NoAnswerError:
-                pass
-            except ApiError as error:
-                if error.status == 404:
-                    self._store.job_is_gone(job)
-                    return 0
-                logger.warning("%s/%s is not read yet: %s", *job.key, error)
-            else:
-                self._store.apply(JOBS, raw)
-                return int(raw["metadata"]["resourceVersion"])
-            await self._clock.sleep(READ_DELAY_SECONDS)
+        raw = await read_until_known(self._api, self._clock, JOBS, job.namespace, job.name)
+        if raw is None:
+            self._store.job_is_gone(job)
+            return 0
+        self._store.apply(JOBS, raw)
+        return int(raw["metadata"]["resourceVersion"])

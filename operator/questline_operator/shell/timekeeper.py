@@ -21,9 +21,10 @@ from questline_operator.core.world import World
 from questline_operator.cron import next_tick
 from questline_operator.shell.actions import Actions
 from questline_operator.shell.agenda import Agenda
-from questline_operator.shell.api import JOBS, SCHEDULES, Api, ApiError, NoAnswerError, Object
+from questline_operator.shell.api import JOBS, SCHEDULES, Api, ApiError, Object
 from questline_operator.shell.clock import Clock
 from questline_operator.shell.controller import Controller
+from questline_operator.shell.reading import read_until_known
 from questline_operator.shell.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,6 @@ HEARTBEAT_SECONDS = 1.0
 """Looked at the clock at least this often: somebody may set it."""
 RETRY_SECONDS = 10.0
 """A Job that the API server refuses is tried again this often while its tick is not too late: a quota may have room."""
-READ_DELAY_SECONDS = 0.5
 
 
 class Timekeeper:
@@ -148,7 +148,7 @@ class Timekeeper:
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 return error.message
-            job = await self._existing(schedule, name)
+            job = await read_until_known(self._api, self._clock, JOBS, schedule.namespace, name)
             if job is None:
                 return None  # it was there: to make it again could make it twice
         self._controller.store.apply(JOBS, job)
@@ -156,18 +156,6 @@ class Timekeeper:
         if known is not None and not schedule.made(known):
             return f"Job {name} exists and is not of this Schedule"
         return None
-
-    async def _existing(self, schedule: Schedule, name: str) -> Object | None:
-        while True:
-            try:
-                return await self._api.get(JOBS, schedule.namespace, name)
-            except NoAnswerError:
-                pass
-            except ApiError as error:
-                if error.status == 404:
-                    return None
-                logger.warning("Job %s/%s is not read yet: %s", schedule.namespace, name, error)
-            await self._clock.sleep(READ_DELAY_SECONDS)
 
     async def _write(self, schedule: Schedule, change: Change) -> bool:
         """Write its status; False where it has changed meanwhile or is gone, which the watch tells."""

@@ -51,11 +51,11 @@ class CrashingApi(HttpApi):
         self._writes += 1
         if self._writes > self.crash_at:
             await asyncio.Event().wait()  # the end is near
-        if self._writes == self.crash_at and self.moment == "before":
+        dies = self._writes == self.crash_at
+        if dies and self.moment == "before":
             # Those before it go side by side, and have not left the process yet: they are to be applied.
             await asyncio.gather(*self._under_way, return_exceptions=True)
             os.kill(os.getpid(), signal.SIGKILL)
-        dies = self._writes == self.crash_at
         sent = asyncio.ensure_future(send(resource, *args, **kwargs))
         self._under_way.add(sent)
         sent.add_done_callback(self._under_way.discard)

@@ -205,7 +205,7 @@ class Cluster:
             except RefusedError as error:
                 if error.answer.status == 404:
                     raise PodGone(f"pod {self.namespace}/{pod} is gone, and its log with it") from None
-                if not follow or not _passes(error.answer):  # while its node is away, its kubelet cannot be asked
+                if not follow or not error.answer.passes:  # while its node is away, its kubelet cannot be asked
                     raise self._refusal(error.answer, "read the log of", PODS, pod) from None
             except (LostAnswerError, NotSentError) as error:
                 if not follow or (isinstance(error, NotSentError) and error.final):
@@ -230,7 +230,7 @@ class Cluster:
         except RefusedError as error:
             if error.answer.status == 410:
                 yield {"type": "ERROR"}
-            elif not _passes(error.answer):
+            elif not error.answer.passes:
                 raise self._refusal(error.answer, "watch", plural) from None
         except (LostAnswerError, NotSentError, ValueError):
             return
@@ -286,12 +286,10 @@ class Cluster:
 
     def _refusal(self, answer: Answer, verb: str, plural: str, name: str = "", *, is_new: bool = False) -> CommandError:
         what = f"{_WORDS[plural]} {self.namespace}/{name}" if name else f"{plural} of namespace {self.namespace}"
-        # A kind that is not known gets no Status but a page's "404 page not found"; kubectl's words are its own.
-        is_unknown = answer.status == 404 and (not answer.reason or "could not find the requested" in answer.message)
-        # Of what is to be made, its namespace is what else can be missing.
-        if answer.status == 404 and not is_unknown and not is_new and name:
+        is_404 = answer.status == 404 and not is_new  # of what is to be made, its namespace is what else can be missing
+        if is_404 and name and not answer.is_of_unknown_kind:
             return NotFound(f"there is no {what} ({self.where})")
-        if is_unknown or (answer.status == 404 and not is_new):
+        if is_404 or answer.is_of_unknown_kind:
             return CommandError(
                 f"{self.where} has no {plural}: install Questline there (helm install), or give another --context"
             )
@@ -312,11 +310,6 @@ class AlreadyThere(CommandError):  # noqa: N818
 
 class PodGone(CommandError):  # noqa: N818
     """The pod is gone, and its log with it."""
-
-
-def _passes(answer: Answer) -> bool:
-    """Whether it may well be another answer in a moment: the server is busy, or is starting."""
-    return answer.status in (408, 429) or answer.status >= 500
 
 
 def _query(dry_run: bool) -> str:

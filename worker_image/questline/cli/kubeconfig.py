@@ -216,8 +216,10 @@ class _Credentials:
                 f"{where}: the user's auth-provider {name!r} is not supported: use an exec plugin, such as kubelogin"
             )
         self._exec: dict[str, Any] | None = user.get("exec")
-        variables = (user.get("exec") or {}).get("env") or () if isinstance(user.get("exec") or {}, dict) else None
-        if variables is None or not all(isinstance(one, dict) and {"name", "value"} <= one.keys() for one in variables):
+        plugin = user.get("exec") or {}
+        if not isinstance(plugin, dict) or not all(
+            isinstance(one, dict) and {"name", "value"} <= one.keys() for one in plugin.get("env") or ()
+        ):
             raise ConfigurationError(f"{where}: the user's exec is no plugin with a command, args and env")
         self._folder: Path = user.get("_folder", Path())
         self._lock = threading.Lock()
