@@ -102,7 +102,8 @@ class ClaimJudge:
                 goes_first = judge.jobs[other]["spec"].get("priority", 0) > priority
             else:
                 goes_first = self._priority_of(of_other) > of_queue
-            if goes_first and self._is_surely_ready(judge.jobs[other]):
+            knows_of_slot = judge.slots.has_free_slot(of_other, judge.jobs[other]["spec"].get("key", ""), known=True)
+            if goes_first and knows_of_slot and self._is_surely_ready(judge.jobs[other]):
                 self._overtaken.setdefault(other, (judge.now + PRIORITY_SECONDS, raw["metadata"]["name"]))
 
     def judge_promptness(self) -> None:

@@ -50,6 +50,8 @@ class SlotJudge:
         self._reported: set[str] = set()
         self._holders: dict[str, tuple[str, str]] = {}
         """The queue and the key of each attempt that holds a slot, by its pod's name."""
+        self._let_go_at: dict[str, tuple[float, tuple[str, str]]] = {}
+        """When those that hold none any more let go of it, as far as the operator may not know it yet."""
         self._running: set[str] = set()
         """The pods that the operator's own limit counts."""
         self._claim: dict[str, str] = {}
@@ -77,13 +79,20 @@ class SlotJudge:
         values = [spec.get(field) for (_, spec), end in zip(specs, ends, strict=True) if end > self._judge.late_since]
         return [value for place, value in enumerate(values) if value not in values[place + 1 :]]
 
-    def has_free_slot(self, queue: str, key: str = "") -> bool:
-        """Whether one is surely free, of the key too, whatever the operator goes by."""
+    def has_free_slot(self, queue: str, key: str = "", *, known: bool = False) -> bool:
+        """Whether one is surely free, of the key too, whatever the operator goes by.
+
+        Args:
+            known: whether it has been free for so long that the operator surely knows.
+        """
         allowed, of_key = self.in_force(queue, "concurrency"), self.in_force(queue, "perKeyConcurrency")
         least = min((number for number in of_key if number is not None), default=None)
-        if key and least is not None and sum(place == (queue, key) for place in self._holders.values()) >= least:
+        held = list(self._holders.values())
+        if known:
+            held += [place for at, place in self._let_go_at.values() if at >= self._judge.late_since]
+        if key and least is not None and sum(place == (queue, key) for place in held) >= least:
             return False
-        return bool(allowed) and sum(of == queue for of, _ in self._holders.values()) < min(allowed)
+        return bool(allowed) and sum(of == queue for of, _ in held) < min(allowed)
 
     @property
     def has_room(self) -> bool:
@@ -109,7 +118,7 @@ class SlotJudge:
         known = self._live_pods.get(pod)
         if not held or (known is not None and known.uid in self._reported):
             if known is None or known.uid in self._reported:
-                self._holders.pop(pod, None)
+                self._let_go(pod)
         elif pod not in self._pods_that_ended:
             self._hold(pod, raw["spec"].get("queue", "default"), raw["spec"].get("key", ""))
         if active and old.get("state") == "Waiting":
@@ -125,7 +134,7 @@ class SlotJudge:
         if known is None:
             self._running.discard(pod)
         if known is None or known.uid in self._reported:
-            self._holders.pop(pod, None)
+            self._let_go(pod)
 
     # Pods
 
@@ -134,7 +143,7 @@ class SlotJudge:
         if change.type == "DELETED" or not pod.live:
             self._live_pods.pop(pod.name, None)
             self._pods_that_ended.add(pod.name)
-            self._holders.pop(pod.name, None)
+            self._let_go(pod.name)
             self._running.discard(pod.name)
             return
         self._live_pods[pod.name] = pod
@@ -164,6 +173,13 @@ class SlotJudge:
         held = sorted(name for name, place in self._holders.items() if place == (queue, key))
         if key and of_key and None not in of_key and len(held) > max(of_key):
             self._judge.broken(3, f"key {key} in queue {queue} of {max(of_key)} slots a key holds {held}")
+
+    def _let_go(self, pod: str) -> None:
+        place = self._holders.pop(pod, None)
+        if place is not None:
+            late_since = self._judge.late_since
+            self._let_go_at = {name: one for name, one in self._let_go_at.items() if one[0] >= late_since}
+            self._let_go_at[pod] = self._judge.now, place
 
     # Rates
 
