@@ -2,7 +2,7 @@
 
     python -m tests.simulation.campaign --steps 1000000 --jobs 2 --seed 1      a million, from that seed on
     python -m tests.simulation.campaign --steps 50000                          from a fresh seed, which it prints
-    python -m tests.simulation.campaign --replay-seed 1000017                  one batch again, as it failed
+    python -m tests.simulation.campaign --replay-seed 1000017 --plans 50       one batch again, as it failed
     python -m tests.simulation.campaign --plan plan.txt                        one plan again, with all that happened
 
 A step is one change applied to the in-memory API server. Exit status 1 where a life broke an invariant.
@@ -39,7 +39,7 @@ def main() -> int:
     if options.plan is not None:
         return replay(options.plan)
     if options.replay_seed is not None:
-        record, failure = batch(options.replay_seed)
+        record, failure = batch(options.replay_seed, options.shrink, count=options.plans)
         return report(record, [failure] if failure else [], 0.0, options, options.replay_seed)
     first = random.SystemRandom().randrange(1, 1_000_000) if options.seed is None else options.seed
     print(f"seed {first}, {options.steps} steps, {options.jobs} processes", flush=True)
@@ -58,6 +58,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--keep-going", action="store_true", help="go on after a failure, up to ten of them")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the record there")
     parser.add_argument("--replay-seed", type=int, metavar="SEED", help="one batch, as a failure named it")
+    parser.add_argument(
+        "--plans", type=int, default=BATCH, metavar="N", help="so many plans had that batch (default: %(default)s)"
+    )
     parser.add_argument("--plan", type=Path, metavar="FILE", help="one plan, as a failure printed it")
     parser.add_argument("--shrink", type=float, default=SHRINK_SECONDS, metavar="SECONDS", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -71,11 +74,11 @@ def replay(file: Path) -> int:
     return 1 if broken else 0
 
 
-def batch(seed: int, shrink_seconds: float = SHRINK_SECONDS) -> tuple[Record, str]:
+def batch(seed: int, shrink_seconds: float = SHRINK_SECONDS, *, count: int = BATCH) -> tuple[Record, str]:
     """The plans of one seed: their numbers, and the account of the failure or ""."""
     record = Record()
     try:
-        explore(seed, BATCH, record, shrink_seconds=shrink_seconds)
+        explore(seed, count, record, shrink_seconds=shrink_seconds)
     except BrokenError as error:
         return record, str(error)
     return record, ""

@@ -1,6 +1,7 @@
 """Draws plans from a seed with Hypothesis, lives each, and has a failure shrunk to a small plan that is printed.
 
-One seed is one batch of plans, the same each time: Hypothesis draws from the seed alone and remembers nothing.
+One seed and one number of plans are one batch, the same each time: Hypothesis draws from these alone and remembers
+nothing. (Of more plans with that seed the first few alone would be the same.)
 """
 
 import time
@@ -70,24 +71,26 @@ class _ShrunkEnoughError(BaseException):
     """Ends the search for a smaller plan: Hypothesis, which takes an Exception for a failure, lets it through."""
 
 
-def account(plan: Plan, life: Life | None, broken: list[str], seed_of_it: int | None) -> str:
-    """What somebody needs who looks for the cause."""
+def account(plan: Plan, life: Life | None, broken: list[str], batch: tuple[int, int] | None) -> str:
+    """What somebody needs who looks for the cause. ``batch``: the seed, and how many plans were drawn from it."""
     lines = [*broken, "", "What happened:", *(life.log if life is not None else ())]
-    if seed_of_it is not None:
-        lines += ["", f"Seed {seed_of_it}: python -m tests.simulation.campaign --replay-seed {seed_of_it}"]
+    if batch is not None:
+        number, count = batch
+        again = f"python -m tests.simulation.campaign --replay-seed {number} --plans {count}"
+        lines += ["", f"Seed {number}: {again}"]
     return "\n".join(
         [*lines, "Put the plan into a file for python -m tests.simulation.campaign --plan FILE:", repr(plan)]
     )
 
 
-def _failure_of(plan: Plan, record: Record, number: int) -> str:
+def _failure_of(plan: Plan, record: Record, batch: tuple[int, int]) -> str:
     """Live one plan and count it; the account of what broke, or ""."""
     try:
         life, broken = live(plan)
     except Exception as error:
-        return account(plan, None, [repr(error)], number)
+        return account(plan, None, [repr(error)], batch)
     record.add(life)
-    return account(plan, life, broken, number) if broken else ""
+    return account(plan, life, broken, batch) if broken else ""
 
 
 def explore(
@@ -130,7 +133,7 @@ def explore(
             raise _ShrunkEnoughError
         text = repr(plan)
         if text not in failures:
-            failure = _failure_of(plan, record, number)
+            failure = _failure_of(plan, record, (number, count))
             if failure:
                 record.violations += first_failed_at == float("inf")
                 first_failed_at = min(first_failed_at, time.monotonic())
