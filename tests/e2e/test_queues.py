@@ -113,6 +113,7 @@ async def test_a_key_runs_one_at_a_time_and_holds_up_no_other(live: Live) -> Non
     assert all(parse_time(later) >= parse_time(end) - 1.0 for (_, end), (later, _) in pairwise(busy)), busy
     # A kubelet's start has whole seconds: what overlapped is told by the order of the events.
     assert _most_of_key(live, "busy") == 1
+    assert violations(live.history.in_order(), concurrency={"media": 6}, per_key={"media": 1}) == []
     first_end = min(end for _, end in busy)
     assert all(times[f"other-{n}"]["startedAt"] < first_end for n in range(4)), "nobody waited for another's key"
 

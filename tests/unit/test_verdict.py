@@ -7,7 +7,17 @@ from typing import Any, cast
 
 import pytest
 
-from questline_operator.core.records import LABEL_ATTEMPT, LABEL_JOB, LABEL_QUEUE, Job, Pod
+from questline_operator.core.records import (
+    ANNOTATION_EPOCH,
+    ANNOTATION_KEY,
+    ANNOTATION_SCHEDULE_UID,
+    ANNOTATION_TICK,
+    LABEL_ATTEMPT,
+    LABEL_JOB,
+    LABEL_QUEUE,
+    Job,
+    Pod,
+)
 from questline_operator.shell.api import JOBS, PODS, Object, Resource
 from tests.history import Event, History
 from tests.unit.core.builders import a_job as record_of
@@ -21,9 +31,17 @@ class Story:
     def __init__(self) -> None:
         self.events: list[Event] = []
 
-    def job(self, name: str = "a", *, spec: Mapping[str, Any] | None = None, **status: Any) -> Job:
-        """A Job is written as it says."""
+    def job(
+        self, name: str = "a", *, spec: Mapping[str, Any] | None = None, tick: str | None = None, **status: Any
+    ) -> Job:
+        """A Job is written as it says. ``tick``: of the Schedule, if one made it."""
         job = record_of(name, version=len(self.events) + 1, spec=spec, **{"epoch": 4, **status})
+        if tick is not None:
+            job.raw["metadata"]["annotations"] = {
+                ANNOTATION_SCHEDULE_UID: uid_of("schedule"),
+                ANNOTATION_TICK: tick,
+                ANNOTATION_EPOCH: str(job.epoch),
+            }
         self._add("MODIFIED", JOBS, job.raw)
         return job
 
@@ -32,7 +50,14 @@ class Story:
         self._add("DELETED", JOBS, job.raw)
 
     def pod(
-        self, job: Job, attempt: int = 1, *, ended: bool = False, deleted: bool = False, uid: str | None = None
+        self,
+        job: Job,
+        attempt: int = 1,
+        *,
+        ended: bool = False,
+        deleted: bool = False,
+        uid: str | None = None,
+        epoch: int = 4,
     ) -> None:
         """The pod of an attempt is written, or deleted."""
         state = {"terminated": {"exitCode": 0}} if ended else {"running": {}}
@@ -41,6 +66,7 @@ class Story:
             "namespace": job.namespace,
             "uid": uid or pod_uid(job, attempt),
             "creationTimestamp": "2027-01-15T08:00:00Z",
+            "annotations": {ANNOTATION_EPOCH: str(epoch), ANNOTATION_KEY: job.concurrency_key},
             "labels": {LABEL_JOB: job.name, LABEL_QUEUE: job.queue, LABEL_ATTEMPT: str(attempt)},
             "ownerReferences": [{"kind": "Job", "name": job.name, "uid": job.uid, "controller": True}],
         }
@@ -57,7 +83,10 @@ class Story:
         """A whole life."""
         self.job(name, spec=spec)
         job = self.attempt(name, spec=spec)
-        done = self.job(name, spec=spec, state="Succeeded", report=a_report(job), attempts=[an_attempt()])
+        children = {"total": 2}
+        done = self.job(
+            name, spec=spec, state="Succeeded", report=a_report(job), attempts=[an_attempt()], children=children
+        )
         self.pod(job, ended=True)
         return done
 
@@ -129,6 +158,27 @@ def _too_many_slots(story: Story) -> None:
         story.attempt(name)
 
 
+def _claims_without_pods(story: Story) -> None:
+    for name in "abc":
+        story.job(name, state="Starting", attempt=1)
+
+
+def _pods_without_jobs(story: Story) -> None:
+    for name in "abc":
+        job = story.attempt(name)
+        story.jobs_end(job)
+
+
+def _busy_key(story: Story) -> None:
+    for name in "ab":
+        story.attempt(name, spec={"key": "k"})
+
+
+def _child_beyond_the_reported(story: Story) -> None:
+    parent = story.success("parent")
+    story.attempt("child", spec={"parent": child_of(parent, index=2)})
+
+
 def _twin_children(story: Story) -> None:
     parent = story.success("parent")
     for name in ("one", "two"):
@@ -165,6 +215,50 @@ def _follower_of_nobody(story: Story) -> None:
 def _end_undone(story: Story) -> None:
     story.success("a")
     story.job("a", state="Waiting", attempt=1)
+
+
+def _result_exchanged(story: Story) -> None:
+    story.job("a", state="Succeeded", result=1)
+    story.job("a", state="Succeeded", result=2)
+
+
+def _pod_of_an_older_leader(story: Story) -> None:
+    story.job("b")
+    story.pod(story.job("a", state="Starting", attempt=1, epoch=3), epoch=3)
+
+
+def _job_written_by_an_older_leader_than_anothers(story: Story) -> None:
+    story.job("a")
+    story.job("b", epoch=0)
+    story.job("b", state="Starting", attempt=1, epoch=3)
+
+
+def _tick_of_an_older_leader(story: Story) -> None:
+    story.job("a")
+    story.job("b", tick="2027-01-15T08:00:00Z", epoch=3)
+
+
+def _late_report(story: Story) -> None:
+    first = story.attempt("a", 1)
+    story.job("a", state="Waiting", attempt=1)
+    story.attempt("a", 2)
+    story.job("a", state="Starting", attempt=2, report=a_report(first))
+
+
+def _report_of_a_stranger(story: Story) -> None:
+    job = story.attempt("a")
+    story.job("a", state="Starting", attempt=1, report={**a_report(job), "podUID": uid_of("stranger")})
+
+
+def _tick_made_twice(story: Story) -> None:
+    for name in ("tick-1", "tick-2"):
+        story.job(name, tick="2027-01-15T08:00:00Z")
+
+
+def _two_in_a_window(story: Story) -> None:
+    spec = {"unique": {"key": "k", "scope": "Window", "windowSeconds": 60}}
+    for name in "ab":
+        story.success(name, spec=spec)
 
 
 def _written_by_an_older_leader(story: Story) -> None:
@@ -212,6 +306,10 @@ BROKEN: list[tuple[Callable[[Story], None], str]] = [
     (_unfinished, "1, at 1: a is Waiting BackingOff at the end"),
     (_two_pods, "2, at 4: a has live pods"),
     (_too_many_slots, "3, at 6: queue default holds 3 of 2 slots"),
+    (_claims_without_pods, "3, at 3: queue default holds 3 of 2 slots"),
+    (_pods_without_jobs, "3, at 8: queue default holds 3 of 2 slots"),
+    (_busy_key, "3, at 3: key k of queue default holds 2 of 1 slots"),
+    (_child_beyond_the_reported, "4, at 7: pod child-"),
     (_twin_children, "4, at 7: one and two are the same child of parent"),
     (_early_child, "5, at 4: pod child-"),
     (_child_of_a_failed_attempt, "5, at 7: pod child-"),
@@ -219,6 +317,14 @@ BROKEN: list[tuple[Callable[[Story], None], str]] = [
     (_follower_of_a_failure, "6, at 3: second was claimed, and first, which it waits for, is Failed"),
     (_follower_of_nobody, "6, at 2: second was claimed, and first, which it waits for, is unknown"),
     (_end_undone, "7, at 6: a went from Succeeded to Waiting"),
+    (_result_exchanged, "7, at 2: a is Succeeded, and its result changed"),
+    (_pod_of_an_older_leader, "8, at 3: pod a-"),
+    (_job_written_by_an_older_leader_than_anothers, "8, at 3: b was written in epoch 3 after 4"),
+    (_tick_of_an_older_leader, "8, at 2: b was created in epoch 3 after 4"),
+    (_late_report, "8, at 6: a has a report of attempt 1 in attempt 2"),
+    (_report_of_a_stranger, "8, at 3: a has a report of another pod than a-"),
+    (_tick_made_twice, "10, at 2: tick-2 is the second Job of one tick"),
+    (_two_in_a_window, "uniqueness, at 7: b was claimed in the window of a"),
     (_written_by_an_older_leader, "8, at 2: a was written in epoch 3 after 4"),
     (_claimed_when_cancelled, "9, at 2: a was claimed though it is cancelled"),
     (_pod_left, "9, at 6: pod a-"),
@@ -234,7 +340,7 @@ BROKEN: list[tuple[Callable[[Story], None], str]] = [
 def test_each_broken_promise_is_found_at_its_moment(broken: Callable[[Story], None], words: str) -> None:
     story = Story()
     broken(story)
-    found = verdict(story, concurrency={"default": 2}).violations
+    found = verdict(story, concurrency={"default": 2}, per_key={"default": 1}).violations
     assert any(violation.startswith(words) for violation in found), found
 
 
@@ -259,6 +365,31 @@ def test_a_slot_is_free_from_the_report_and_the_most_that_were_held_are_told() -
         job = story.attempt(name)
         story.job(name, state="Starting", attempt=1, report=a_report(job))
     assert most_slots(story.events, "default") == 1
+
+
+def test_a_claim_whose_pods_container_has_ended_holds_no_slot() -> None:
+    story = Story()
+    for name in "ab":
+        job = story.attempt(name)
+        story.pod(job, ended=True)
+    assert most_slots(story.events, "default") == 1
+
+
+def test_a_window_ends_with_the_deletion_of_its_winner() -> None:
+    story = Story()
+    spec = {"unique": {"key": "k", "scope": "Window", "windowSeconds": 60}}
+    story.jobs_end(story.success("a", spec=spec))
+    story.success("b", spec=spec)
+    assert violations(story.events) == []
+
+
+def test_a_report_of_an_attempt_that_an_older_leader_claimed_is_none_of_its_writes() -> None:
+    story = Story()
+    job = story.attempt("a")
+    story.job("b")
+    story.job("b", state="Starting", attempt=1, epoch=5)
+    story.job("a", state="Starting", attempt=1, report=a_report(job))
+    assert violations(story.events) == []
 
 
 def test_a_rerun_may_undo_an_end() -> None:
