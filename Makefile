@@ -60,7 +60,8 @@ test: lint test-unit install ## every test, on a real cluster that it builds and
 	$(PYTHON) -m pytest tests/cluster tests/e2e -m 'not long and exclusive'
 
 .PHONY: test-long
-test-long: lint test-unit install ## what takes longer than `make test`
+test-long: lint test-unit install ## what takes longer than `make test`, and every fault run
+	$(PYTHON) -m pytest tests/cluster/faults tests/e2e/test_failover.py -m 'not long'
 	$(PYTHON) -m pytest tests -m long --timeout 7200
 
 .PHONY: faults
