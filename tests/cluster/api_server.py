@@ -16,6 +16,8 @@ from questline_operator.shell.api import (
     WatchEvent,
 )
 
+CONTROLLER_SECONDS = 90.0
+
 
 @dataclass
 class Server:
@@ -41,8 +43,10 @@ class Server:
         }
         return await self.api.create(PODS, self.namespace, typed(PODS, "Pod", body))
 
-    async def config_map(self, name: str = "map", **data: str) -> Object:
-        body = typed(CONFIG_MAPS, "ConfigMap", {"metadata": {"name": name}, "data": data})
+    async def config_map(self, name: str = "map", *, owners: Sequence[Object] = (), **data: str) -> Object:
+        kind = {"apiVersion": CONFIG_MAPS.api_version, "kind": "ConfigMap"}
+        of = [{**kind, "name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"]} for owner in owners]
+        body = typed(CONFIG_MAPS, "ConfigMap", {"metadata": {"name": name, "ownerReferences": of}, "data": data})
         return await self.api.create(CONFIG_MAPS, self.namespace, body)
 
     async def patch(self, body: Object, *operations: PatchOperation, status: bool = True) -> Object:
@@ -62,6 +66,17 @@ class Server:
                 if len(found) == count:
                     break
         return found
+
+    async def gone(self, resource: Resource, name: str, *, since: str) -> None:
+        """Return once a watch tells that it was deleted; a controller of the cluster may take its time."""
+        watch = cast("AsyncGenerator[WatchEvent, None]", self.api.watch(resource, since=since))
+        async with asyncio.timeout(CONTROLLER_SECONDS), aclosing(watch):
+            async for event in watch:
+                meta = event.object["metadata"]
+                beside = meta.get("namespace", self.namespace) == self.namespace
+                if event.type == "DELETED" and beside and meta["name"] == name:
+                    return
+        raise AssertionError(f"the watch of {resource.plural} ended before {name} was deleted")
 
     async def names(self, resource: Resource, labels: str = "") -> list[str]:
         """The names of this namespace's objects, in the list's order."""

@@ -298,3 +298,45 @@ async def test_a_pod_on_a_node_that_has_ended_is_deleted_at_once(server: Server)
     await server.api.delete(PODS, server.namespace, "pod", uid=pod["metadata"]["uid"])
     with pytest.raises(ApiError, match="404 NotFound"):
         await server.api.get(PODS, server.namespace, "pod")
+
+
+# What the cluster's own controllers do
+
+
+async def test_what_a_deleted_object_owned_is_deleted_once_no_other_owner_lives(server: Server) -> None:
+    one, two = await server.config_map("one"), await server.config_map("two")
+    await server.config_map("of-one", owners=[one])
+    await server.config_map("of-both", owners=[one, two])
+    await server.config_map("of-none")
+    since = (await server.api.list(CONFIG_MAPS)).resource_version
+    await server.api.delete(CONFIG_MAPS, server.namespace, "one", uid=one["metadata"]["uid"])
+    await server.gone(CONFIG_MAPS, "of-one", since=since)
+    assert {"of-both", "of-none", "two"} <= set(await server.names(CONFIG_MAPS))
+    await server.api.delete(CONFIG_MAPS, server.namespace, "two", uid=two["metadata"]["uid"])
+    await server.gone(CONFIG_MAPS, "of-both", since=since)
+    assert "of-none" in await server.names(CONFIG_MAPS)
+
+
+async def test_what_is_made_for_an_owner_that_is_gone_is_deleted_though_its_name_lives_again(server: Server) -> None:
+    first = await server.config_map("owner")
+    await server.api.delete(CONFIG_MAPS, server.namespace, "owner", uid=first["metadata"]["uid"])
+    await server.config_map("owner")
+    late = await server.config_map("late", owners=[first])
+    await server.gone(CONFIG_MAPS, "late", since=late["metadata"]["resourceVersion"])
+    assert "owner" in await server.names(CONFIG_MAPS)
+
+
+async def test_a_deleted_namespace_goes_with_all_that_is_in_it(server: Server) -> None:
+    body = {"metadata": {"name": f"going-{uuid4().hex[:8]}"}}
+    namespace = await server.api.create(NAMESPACES, "", typed(NAMESPACES, "Namespace", body))
+    name = namespace["metadata"]["name"]
+    held = {"metadata": {"name": "held", "finalizers": ["questline.dev/test"]}}
+    await server.api.create(CONFIG_MAPS, name, typed(CONFIG_MAPS, "ConfigMap", held))
+    await server.api.delete(NAMESPACES, "", name, uid=namespace["metadata"]["uid"])
+    # Whatever has a finalizer keeps it.
+    assert (await server.api.get(NAMESPACES, "", name))["metadata"]["deletionTimestamp"]
+    since = (await server.api.list(NAMESPACES)).resource_version
+    await server.api.patch(CONFIG_MAPS, name, "held", [{"op": "remove", "path": "/metadata/finalizers"}])
+    await server.gone(NAMESPACES, name, since=since)
+    with pytest.raises(ApiError, match="404 NotFound"):
+        await server.api.get(CONFIG_MAPS, name, "held")
