@@ -277,16 +277,26 @@ class Judge:
             self._see_backoff(raw, old)
         for entry in status.get("attempts", ()):
             self.attempts[uid].setdefault(entry["number"], entry)
+        self._judge_counts(uid, raw)
         self.slots.see_job(uid, raw, old)
 
     def _see_created(self, uid: str, raw: Object) -> None:
         self.seen_at[uid] = self.now
         parent = _parent(raw)
         if parent:
+            self._judge_place(raw, parent)
             self.children_of[parent["uid"]].append(uid)
             if self.jobs.get(parent["uid"], raw)["status"].get("finishes", 0):
                 self.born_in_rerun.add(uid)
         self.schedules.see_made(raw)
+
+    def _judge_place(self, raw: Object, parent: Object) -> None:
+        """4: one child an index. One that somebody deletes before its POST is answered may be made once more."""
+        for other in self.children_of[parent["uid"]]:
+            its = _parent(self.jobs[other])
+            same = (its["attempt"], its["index"]) == (parent["attempt"], parent["index"])
+            if same and other not in self.deleted_by_hand:
+                self.broken(4, f"{raw['metadata']['name']} is the second child of {parent}")
 
     def _see_cancel(self, uid: str, raw: Object) -> None:
         if raw["spec"].get("cancel"):
@@ -462,6 +472,10 @@ class Judge:
                 self.broken(8, f"{name} has the result of {by}, not of {entry['podUID']}")
             if entry["outcome"] in COUNTED and told not in COUNTED:
                 self.broken(11, f"attempt {number} of {name} counts as {entry['outcome']}, but its container {told}")
+
+    def _judge_counts(self, uid: str, job: Object) -> None:
+        """8 and 11: what the status counts is what its attempts came to."""
+        status, name, entries = job["status"], job["metadata"]["name"], self.attempts[uid]
         armed = self.armed_attempt(uid)
         counted = [n for n, entry in entries.items() if n > armed and entry["outcome"] in COUNTED]
         if status.get("failures", 0) != len(counted):
@@ -472,17 +486,13 @@ class Judge:
             self.broken(8, f"{name} is {status['state']}, but attempts {succeeded} succeeded")
 
     def _judge_children(self, runs: list[Run]) -> None:
-        """4 and 5: one child an index, and a staged one runs only if its parent's container truly succeeded."""
-        places: Counter[tuple[Any, ...]] = Counter()
+        """5: a staged child runs only if its parent's container truly succeeded."""
         ran = {run.pod.rpartition("-")[0] for run in runs}
         for uid, job in self.jobs.items():
             parent = _parent(job)
-            if not parent or uid in self.deleted_by_hand:
-                continue  # deleted before its POST was answered, it may have been made once more
+            if not parent:
+                continue
             name = job["metadata"]["name"]
-            places[parent["uid"], parent["attempt"], parent["index"]] += 1
-            if places[parent["uid"], parent["attempt"], parent["index"]] > 1:
-                self.broken(4, f"{name} is the second child of {parent}")
             succeeded = self._told.get(parent["podUID"]) == "Succeeded"
             if parent.get("staged", True) and f"{name}-{uid[:8]}" in ran and not succeeded:
                 self.broken(5, f"{name} ran, but its parent's container did not succeed")
