@@ -30,58 +30,90 @@ class ReliabilityError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """One record.
+    """A line of the table.
 
     Attributes:
-        test: pytest's id of the test that wrote it.
+        test: pytest's id of the test that made the run.
+        injected: the faults, as "2 x etcd killed, 1 x rollout", or "none".
+        measured: what else it tells, or "-".
     """
 
     test: str
-    verdict: Mapping[str, Any]
+    injected: str
+    jobs: int
+    attempts: int
+    events: int
+    violations: int
+    measured: str
+
+    @classmethod
+    def of_record(cls, test: str, verdict: Mapping[str, Any]) -> "Run":
+        """What the verdict of a run says."""
+        faults = ", ".join(f"{number} x {what}" for what, number in sorted(verdict["faults"].items())) or "none"
+        jobs, attempts, events = (verdict[name] for name in ("jobs", "attempts", "events"))
+        measured = "; ".join(_measured(verdict)) or "-"
+        return cls(test, faults, jobs, attempts, events, len(verdict["violations"]), measured)
+
+    @classmethod
+    def of_row(cls, line: str) -> "Run":
+        """What stands in the page already, as `row` wrote it."""
+        test, injected, *counts, measured = (cell.strip() for cell in line.strip("| \n").split(" | "))
+        jobs, attempts, events, violations = (int(count.replace(",", "")) for count in counts)
+        return cls(test.strip("`"), injected, jobs, attempts, events, violations, measured)
 
     def row(self) -> str:
         """Its line of the table."""
-        faults = ", ".join(f"{number} x {what}" for what, number in sorted(self.verdict["faults"].items())) or "none"
-        counts = (f"{self.verdict[name]:,}" for name in ("jobs", "attempts", "events"))
-        violations = len(self.verdict["violations"])
-        cells = (f"`{self.test}`", faults, *counts, f"{violations}", "; ".join(self._measured()) or "-")
-        return "| " + " | ".join(cells) + " |\n"
+        counts = " | ".join(f"{count:,}" for count in (self.jobs, self.attempts, self.events, self.violations))
+        return f"| `{self.test}` | {self.injected} | {counts} | {self.measured} |\n"
 
-    def _measured(self) -> Iterable[str]:
-        for what, number in self.verdict.get("measured", {}).items():
-            yield f"{what}: {number:g}"
-        for what, seconds in self.verdict.get("seconds", {}).items():
-            yield f"s after {what}: median {statistics.median(seconds):.2f}, most {max(seconds):.2f}"
-        if self.verdict["gaps"]:
-            yield f"gaps in what was watched: {self.verdict['gaps']}"
+    @property
+    def faults(self) -> int:
+        """How many were injected."""
+        return sum(int(one.partition(" x ")[0]) for one in self.injected.split(", ") if " x " in one)
 
 
-def read_runs(records: Path, tests: Path) -> list[Run]:
-    """Every record of a test in the folder, by the tests' ids; those of the simulation and the mutants are left out.
+def _measured(verdict: Mapping[str, Any]) -> Iterable[str]:
+    for what, number in verdict.get("measured", {}).items():
+        yield f"{what}: {number:g}"
+    for what, seconds in verdict.get("seconds", {}).items():
+        yield f"s after {what}: median {statistics.median(seconds):.2f}, most {max(seconds):.2f}"
+    if verdict["gaps"]:
+        yield f"gaps in what was watched: {verdict['gaps']}"
+
+
+def read_runs(records: Path, tests: Path, page: str = "") -> list[Run]:
+    """The runs whose records are in the folder, and those of the page that have none there: the long ones are not all
+    run on one machine on one day. What the page says of a test that is no more is left out.
 
     Raises:
-        ReliabilityError: there is none, or one whose test no longer exists.
+        ReliabilityError: there is no record, or one whose test no longer exists.
     """
     files = sorted(records.glob("test_*.json"))
     if not files:
         raise ReliabilityError(f"{records} holds no record: run `make faults` first")
-    sources = {path: path.read_text() for path in sorted(tests.rglob("test_*.py"))}
-    runs = []
+    sources = {f"{path.relative_to(tests.parent)}": path.read_text() for path in sorted(tests.rglob("test_*.py"))}
+    runs: dict[str, Run] = {}
+    for line in _between(page, RUNS)[1].splitlines() if page else ():
+        if line.startswith("| `"):
+            run = Run.of_row(line)
+            path, _, test = run.test.partition("::")
+            if f"def {test.partition('[')[0]}(" in sources.get(path, ""):
+                runs[run.test] = run
     for file in files:
         name = file.stem.partition("[")[0]
-        found = [path for path, source in sources.items() if f"def {name}(" in source]
-        if not found:
+        found = next((path for path, source in sources.items() if f"def {name}(" in source), None)
+        if found is None:
             raise ReliabilityError(f"{file}: there is no test {name}; remove the record if it was renamed")
-        runs.append(Run(f"{found[0].relative_to(tests.parent)}::{file.stem}", json.loads(file.read_text())))
-    return sorted(runs, key=lambda run: run.test)
+        test = f"{found}::{file.stem}"
+        runs[test] = Run.of_record(test, json.loads(file.read_text()))
+    return [runs[test] for test in sorted(runs)]
 
 
 def table(runs: Iterable[Run]) -> str:
     """The runs as Markdown, with their sums in the last line."""
     runs = list(runs)
-    jobs, attempts, events = (f"{sum(run.verdict[name] for run in runs):,}" for name in ("jobs", "attempts", "events"))
-    faults = sum(number for run in runs for number in run.verdict["faults"].values())
-    violations = sum(len(run.verdict["violations"]) for run in runs)
+    jobs, attempts, events = (f"{sum(getattr(run, name) for run in runs):,}" for name in ("jobs", "attempts", "events"))
+    faults, violations = (sum(getattr(run, name) for run in runs) for name in ("faults", "violations"))
     total = f"| **{len(runs)} runs** | {faults:,} faults | {jobs} | {attempts} | {events} | **{violations}** | |\n"
     return HEAD_OF_RUNS + "".join(run.row() for run in runs) + total
 
@@ -123,18 +155,25 @@ def put_into(page: str, block: str, made: str) -> str:
     Raises:
         ReliabilityError: the markers are not there.
     """
+    before, _, after = _between(page, block)
+    return f"{before}{BEGIN.format(block=block)}\n{made}{END}{after}"
+
+
+def _between(page: str, block: str) -> tuple[str, str, str]:
+    """What stands before the block's markers, between them, and after them."""
     begin = BEGIN.format(block=block)
     before, begins, rest = page.partition(begin)
-    _, ends, after = rest.partition(END)
+    inside, ends, after = rest.partition(END)
     if not begins or not ends:
         raise ReliabilityError(f"docs/reliability.md: the lines {begin!r} and {END!r} must stand around {block}")
-    return f"{before}{begin}\n{made}{END}{after}"
+    return before, inside, after
 
 
 def main() -> int:
     """Rewrite the blocks of the page whose records there are; returns the exit status."""
     try:
-        page = put_into(PAGE.read_text(), RUNS, table(read_runs(RECORDS, ROOT / "tests")))
+        page = PAGE.read_text()
+        page = put_into(page, RUNS, table(read_runs(RECORDS, ROOT / "tests", page)))
         for name, block, told in (("simulation", CAMPAIGN, campaign), ("mutants", MUTANTS, mutants)):
             file = RECORDS / f"{name}.json"
             if file.exists():

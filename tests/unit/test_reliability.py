@@ -57,6 +57,19 @@ def test_each_record_is_a_line_with_the_id_that_runs_it_again_and_the_last_line_
     ]
 
 
+def test_a_run_without_a_record_here_keeps_its_line_while_there_is_its_test(records: Path, tests_folder: Path) -> None:
+    _keep(records, "test_fire_breaks_nothing[ci]", faults={"fire": 2})
+    _keep(records, "test_fire_breaks_nothing[full]", faults={"fire": 9, "flood": 1}, seconds={"fire": [1.0]})
+    begin = BEGIN.format(block=RUNS)
+    written = table(read_runs(records, tests_folder))
+    gone = written.replace("test_fire_breaks", "test_flood_breaks")
+    (records / "test_fire_breaks_nothing[full].json").unlink()
+    assert table(read_runs(records, tests_folder, f"{begin}\n{written}{END}")) == written
+    _keep(records, "test_fire_breaks_nothing[ci]", faults={"fire": 3})
+    again = written.replace("2 x fire", "3 x fire").replace("12 faults", "13 faults")
+    assert table(read_runs(records, tests_folder, f"{begin}\n{written}{gone}{END}")) == again
+
+
 def test_a_violation_is_shown_and_not_hidden(records: Path, tests_folder: Path) -> None:
     (records / "simulation.json").write_text("{}")
     _keep(records, "test_fire_breaks_nothing", violations=["2, at 7: two live pods"])
