@@ -73,9 +73,11 @@ class Children:
             self._told_groups = told
 
     def group_of_fan_out(self) -> str:
-        """The name of a group for a fan-out that was given none."""
+        """The name of a group for a fan-out that was given none; one that the task itself has used is left to it."""
         with self._changed:
             self._fan_outs += 1
+            while f"fan-out-{self._fan_outs}" in self._told_groups:
+                self._fan_outs += 1
             return f"fan-out-{self._fan_outs}"
 
     @property

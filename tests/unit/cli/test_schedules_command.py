@@ -177,6 +177,23 @@ def test_what_somebody_else_made_is_taken_over_by_force_only(
     assert command("schedules", "apply", module).stdout == "nightly unchanged\nweekly unchanged\n"
 
 
+def test_an_annotation_that_somebody_adds_meanwhile_is_not_lost(server: Server, command: Command, write: Write) -> None:
+    theirs = {"cron": "* * * * *", "job": {"command": ["backup"]}}
+    server.put("questschedules", "nightly", theirs)
+    module = write(TASKS, NIGHTLY)
+
+    def annotate(method: str, _path: str) -> None:
+        if method == "PATCH":
+            server.put("questschedules", "nightly", theirs, annotations={"team": "a"})
+
+    server.refuse = annotate
+    assert command("schedules", "apply", module, "--force").exit_code == 2
+    server.refuse = lambda _method, _path: None
+    assert command("schedules", "apply", module, "--force").exit_code == 0
+    (schedule,) = server.objects.values()
+    assert schedule["metadata"]["annotations"] == {"team": "a", DECLARED_BY: module}
+
+
 def test_a_refusal_is_a_line_with_the_servers_words_and_the_others_are_applied(
     server: Server, command: Command, write: Write
 ) -> None:

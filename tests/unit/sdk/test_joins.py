@@ -60,6 +60,15 @@ def test_each_fan_out_is_a_group_of_its_own_and_only_those_waited_for_are_told(
     assert list(specs(in_pod).values())[-1]["afterPolicy"] == "Finished"
 
 
+def test_a_group_of_the_tasks_own_is_not_that_of_a_fan_out(attempt: Attempt, in_pod: ApiServer) -> None:
+    resize.options(group="fan-out-1").enqueue("a")
+
+    handle = fan_out([resize.call("b")]).then(nothing.call())
+
+    assert specs(in_pod)[handle.name]["after"] == [{"group": "fan-out-2"}]
+    assert attempt._children.groups == {"fan-out-1": 1, "fan-out-2": 1}
+
+
 def test_an_empty_fan_out_has_a_group_too(attempt: Attempt, in_pod: ApiServer) -> None:
     handle = fan_out([]).then(nothing.call())
 

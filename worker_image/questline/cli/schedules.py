@@ -171,6 +171,10 @@ def _apply(cluster: Cluster, wanted: Schedule, *, force: bool, dry_run: bool) ->
         {"op": "add", "path": f"/spec/{name}", "value": value} for name, value in wanted.spec.items()
     ]
     if before["metadata"].get("annotations") is None:
+        # An annotation that somebody adds meanwhile would be lost: then the change is refused.
+        operations.append(
+            {"op": "test", "path": "/metadata/resourceVersion", "value": before["metadata"]["resourceVersion"]}
+        )
         operations.append({"op": "add", "path": "/metadata/annotations", "value": {}})
     path = f"/metadata/annotations/{DECLARED_BY.replace('/', '~1')}"
     operations.append({"op": "add", "path": path, "value": wanted.module})
