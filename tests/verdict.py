@@ -380,7 +380,7 @@ class Replay:
         if job is None or job.parent is None or not job.parent.staged:
             return
         parent: Any = self.jobs.get(job.parent.uid)
-        if parent is not None and job.parent.attempt not in parent.succeeded_attempts:
+        if parent is not None and not parent.attempt_succeeded(job.parent.attempt):
             self.broken(5, f"pod {pod.name} was created; attempt {job.parent.attempt} of its parent has not succeeded")
         total = self._totals.get((job.parent.uid, job.parent.attempt))
         if total is not None and job.parent.index >= total:

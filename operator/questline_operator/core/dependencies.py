@@ -114,7 +114,7 @@ def _gate_of_group(world: World, job: Job, dependency: Dependency) -> Skip | Hol
     name, group, parent = dependency.name, job.group_beside(dependency.name), world.parent_of(job)
     if group is None or parent is None or job.parent is None:
         return Hold(Reason.DEPENDENCY_MISSING, f"waits for group {name} of its parent's children, but has no parent")
-    if job.parent.attempt not in parent.succeeded_attempts:
+    if not parent.attempt_succeeded(job.parent.attempt):
         why = f"which attempt {job.parent.attempt} of its parent {parent.name} closes when it succeeds"
         return Hold(Reason.DEPENDENCY_PENDING, f"waits for group {name}, {why}")
     if world.watched is not None and parent.resource_version > world.watched:
@@ -225,6 +225,7 @@ def _still_waits(world: World, job: Job) -> bool:
     cycle still shows the others on it why."""
     if job.reason in (Reason.DEPENDENCY_CYCLE, Reason.DUPLICATE):
         return True
-    parent = world.parent_of(job) if job.parent is not None and job.parent.staged else None
-    released = parent is None or job.parent is None or job.parent.attempt in parent.succeeded_attempts
-    return released and bool(job.after) and not (job.terminal or job.admitted)
+    if not job.after or job.terminal or job.admitted:
+        return False
+    parent = world.parent_of(job)
+    return parent is None or job.parent is None or not job.parent.staged or parent.attempt_succeeded(job.parent.attempt)

@@ -147,7 +147,7 @@ def _gate_of_attempt(parent: Job, job: Job) -> Skip | Hold | None:
             Reason.PARENT_GONE,
             f"spec.parent.podUID is {job.parent.pod_uid}, but attempt {number} of {parent.name} ran as another pod",
         )
-    if number in parent.succeeded_attempts:
+    if parent.attempt_succeeded(number):
         total = children_of_attempt(parent, number).get("total")
         if total is not None and job.parent.index >= total:
             return Skip(
@@ -155,7 +155,7 @@ def _gate_of_attempt(parent: Job, job: Job) -> Skip | Hold | None:
                 f"its index {job.parent.index} is not among the {total} children that {parent.name} reported",
             )
         return None
-    if parent.active and parent.attempt == number:
+    if parent.attempt_is_open(number):
         return (
             Hold(Reason.STAGED, f"waits for attempt {number} of its parent {parent.name} to succeed")
             if staged

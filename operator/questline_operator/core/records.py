@@ -307,6 +307,14 @@ class Job:
         """The pod of that attempt: ``<job>-<first 8 of the UID>-<attempt>``."""
         return f"{self.name}-{self.uid[:8]}-{attempt}"
 
+    def attempt_succeeded(self, number: int) -> bool:
+        """Whether that attempt has succeeded: then what it enqueued is released."""
+        return number in self.succeeded_attempts
+
+    def attempt_is_open(self, number: int) -> bool:
+        """Whether that attempt is claimed and its outcome is not written yet."""
+        return self.active and self.attempt == number
+
     def recorded_attempt(self, number: int) -> Json | None:
         """The entry of status.attempts of that number, where it is among the last ten."""
         return next((entry for entry in self.status.get("attempts", ()) if entry.get("number") == number), None)

@@ -44,7 +44,7 @@ def still_needed(world: World, job: Job, now: float) -> bool:
 def _group_is_open(world: World, job: Job) -> bool:
     """Whether the attempt that enqueued it runs, and may yet enqueue what waits for its group."""
     parent = world.parent_of(job) if job.group is not None else None
-    return parent is not None and job.parent is not None and parent.active and parent.attempt == job.parent.attempt
+    return parent is not None and job.parent is not None and parent.attempt_is_open(job.parent.attempt)
 
 
 def _may_be_made_again(schedule: Schedule, job: Job) -> bool:
@@ -65,7 +65,7 @@ def expired_pods(world: World, queue: Key, pods: list[Pod], now: float) -> Itera
     ended.sort(key=_ended_at, reverse=True)
     for place, pod in enumerate(ended):
         job = world.jobs.get((pod.namespace, pod.job))
-        if job is None or (job.active and job.attempt == pod.attempt):
+        if job is None or job.attempt_is_open(pod.attempt):
             continue  # an orphan is the shell's to delete; an open attempt's end is not written yet
         ttl = settings.pod_ttl_seconds(record, last_failed=_is_last_failed(job, pod))
         if place >= limit or now >= _ended_at(pod) + ttl:

@@ -96,8 +96,7 @@ class World:
     def open_attempt(self, job: Job) -> Job | None:
         """The Job as it is now, where the attempt of this record is still its open one; else None."""
         known = self.jobs.get(job.key)
-        same = known is not None and known.uid == job.uid and known.attempt == job.attempt
-        return known if same and known is not None and known.active else None
+        return known if known is not None and known.uid == job.uid and known.attempt_is_open(job.attempt) else None
 
     def parent_of(self, job: Job) -> Job | None:
         """The record of the Job that enqueued it, or None where that one is gone or never was."""
@@ -365,7 +364,7 @@ class World:
         if not job.terminal or job.attempt or job.parent is None or parent is None:
             return False
         number = job.parent.attempt
-        return number not in parent.succeeded_attempts and not (parent.active and parent.attempt == number)
+        return not parent.attempt_succeeded(number) and not parent.attempt_is_open(number)
 
     def _leave(self, job: Job) -> None:
         """It is gone: so it is counted no more, and what it had enqueued is of no tree above it."""

@@ -161,7 +161,7 @@ class _Unit:
         family = [job for job in jobs if job.parent is not None and job.parent.uid == parent.uid]
         for child in family:
             assert child.parent is not None
-            wanted = State.SUCCEEDED if child.parent.attempt in parent.succeeded_attempts else State.SKIPPED
+            wanted = State.SUCCEEDED if parent.attempt_succeeded(child.parent.attempt) else State.SKIPPED
             if child.state is not wanted:
                 found.append(f"{child.name} of {parent.name} is {child.state} {child.reason}, not {wanted}")
             if wanted is State.SKIPPED and child.attempt:
