@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 from questline_operator.core.records import ANNOTATION_EPOCH, ANNOTATION_SCHEDULE_UID, ANNOTATION_TICK, Job
-from questline_operator.core.schedule import Schedule, format_tick
+from questline_operator.core.schedule import Schedule
 from questline_operator.core.states import State
-from questline_operator.core.times import parse_time
+from questline_operator.core.times import format_whole_seconds, parse_time
 from questline_operator.shell.api import JOBS, PODS, SCHEDULES
 from tests.e2e.operator_process import LEASE, NAMESPACE, leading_operator
 from tests.kube import Kube
@@ -124,7 +124,7 @@ class Schedules:
             return [job for job in jobs if job.tick is not None and job.tick.at == tick]
 
         await self.live.history.until(lambda: bool(found()), seconds=READY_SECONDS)
-        assert len(found()) == 1, f"{schedule.name}, tick {format_tick(tick)}: {[job.name for job in found()]}"
+        assert len(found()) == 1, f"{schedule.name}, tick {format_whole_seconds(tick)}: {[job.name for job in found()]}"
         return found()[0]
 
 
@@ -207,7 +207,7 @@ async def test_a_tick_makes_one_job_each_that_runs_though_the_operator_is_killed
     try:
         await asyncio.sleep(tick + moment - time.time())  # a moment to come is told by the clock alone
         leader.kill()
-        killed = f"{leader.pod} was killed {moment:+.3f} s after the tick {format_tick(tick)} (seed {seed})"
+        killed = f"{leader.pod} was killed {moment:+.3f} s after the tick {format_whole_seconds(tick)} (seed {seed})"
         known = await schedules.until(
             f"{killed}; that each status tells the tick as made, in time",
             lambda known: all((one.last_tick or 0.0) >= tick for one in known.values()),
@@ -225,7 +225,7 @@ async def test_a_tick_makes_one_job_each_that_runs_though_the_operator_is_killed
     jobs = await live.history.settled(*of_tick, seconds=60)
     made = schedules.made()
     assert set(made.values()) == {1}, f"{killed}: {made}"
-    assert {uid for uid, at in made if at == format_tick(tick)} == {one.uid for one in known.values()}, killed
+    assert {uid for uid, at in made if at == format_whole_seconds(tick)} == {one.uid for one in known.values()}, killed
     assert {(job.state, job.finishes, job.failures) for job in jobs} == {(State.SUCCEEDED, 1, 0)}, killed
     ran = {pod.job for pod in live.history.pods()} | {
         event.object["metadata"]["labels"]["questline.dev/job"]
@@ -240,7 +240,7 @@ async def test_a_tick_makes_one_job_each_that_runs_though_the_operator_is_killed
     assert of_declared.name == known["declared"].job_name(tick) == known["declared"].status["lastJob"]
     assert meta["labels"]["questline.dev/schedule"] == "declared"
     assert meta["annotations"][ANNOTATION_SCHEDULE_UID] == known["declared"].uid
-    assert meta["annotations"][ANNOTATION_TICK] == format_tick(tick)
+    assert meta["annotations"][ANNOTATION_TICK] == format_whole_seconds(tick)
     assert int(meta["annotations"][ANNOTATION_EPOCH]) >= leader.epoch
     assert "ownerReferences" not in meta, "the history outlives the Schedule"
     assert of_declared.spec == AS_ENQUEUED
@@ -249,7 +249,7 @@ async def test_a_tick_makes_one_job_each_that_runs_though_the_operator_is_killed
     row = row_of(table, "declared")
     assert (row["CRON"], row["ZONE"], row["READY"]) == ("* * * * *", "UTC", "True"), table
     assert re.fullmatch(r"\d+s", row["LAST"]), table
-    assert row["NEXT"] == format_tick(tick + MINUTE), table
+    assert row["NEXT"] == format_whole_seconds(tick + MINUTE), table
 
 
 async def test_apply_changes_dry_runs_prunes_and_leaves_what_others_made_alone(
@@ -374,7 +374,7 @@ async def test_while_a_run_is_not_over_the_next_tick_is_allowed_forbidden_or_tak
         lambda known: (
             known["allow"].last_tick == second
             and known["replace"].last_tick == second
-            and known["forbid"].status.get("skipped", {}).get("tick") == format_tick(second)
+            and known["forbid"].status.get("skipped", {}).get("tick") == format_whole_seconds(second)
         ),
         seconds=MINUTE + READY_SECONDS,
     )
@@ -409,4 +409,4 @@ async def test_while_a_run_is_not_over_the_next_tick_is_allowed_forbidden_or_tak
 
 
 def _now() -> str:
-    return format_tick(time.time())
+    return format_whole_seconds(time.time())

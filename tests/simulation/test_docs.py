@@ -10,10 +10,9 @@ import pytest
 import yaml
 
 from questline_operator.core.limits import Starts, why_unclaimed
-from questline_operator.core.schedule import format_tick
 from questline_operator.core.states import Reason
 from questline_operator.core.ticks import IN_TIME_SECONDS, JOB_REFUSED
-from questline_operator.core.times import parse_time
+from questline_operator.core.times import format_whole_seconds, parse_time
 from questline_operator.cron import next_tick
 from questline_operator.shell.api import SCHEDULES
 from tests.simulation.clock import simulated
@@ -109,7 +108,7 @@ async def test_the_manifest_of_the_page_on_schedules_works() -> None:
 def test_the_lines_of_the_page_on_schedules_mean_what_it_says() -> None:
     lines = re.findall(r"^\| `([^`]+)` \|", SCHEDULES_PAGE, re.MULTILINE)
     since = parse_time("2026-02-01T00:00:00Z")
-    first = {line: format_tick(next_tick(line, "UTC", since) or 0.0) for line in lines}
+    first = {line: format_whole_seconds(next_tick(line, "UTC", since) or 0.0) for line in lines}
     assert first == {
         "*/15 * * * *": "2026-02-01T00:15:00Z",
         "0 8-18/2 * * MON-FRI": "2026-02-02T08:00:00Z",

@@ -23,8 +23,8 @@ from questline_operator.core.podspec import fault_of_args
 from questline_operator.core.records import DEFAULT_QUEUE, Job, Pod
 from questline_operator.core.rerun import runs_again
 from questline_operator.core.states import OutcomeKind, Reason, State
+from questline_operator.core.status import Change
 from questline_operator.core.times import parse_time
-from questline_operator.core.transitions import Change
 from questline_operator.core.uniqueness import gate_of_uniqueness
 from questline_operator.core.world import World
 

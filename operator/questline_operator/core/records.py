@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from questline_operator.core.canonical import compact_size, nested_too_deeply
 from questline_operator.core.states import ACTIVE, TERMINAL, State
+from questline_operator.core.status import ready_in
 from questline_operator.core.times import parse_time
 
 Json = Mapping[str, Any]
@@ -393,8 +394,8 @@ class Worker:
     def parse(cls, raw: Json) -> Self:
         """A record of the API's JSON."""
         meta, spec, status = raw["metadata"], raw["spec"], raw.get("status", {})
-        ready = next((c for c in status.get("conditions", ()) if c["type"] == "Ready"), None)
-        known = ready is not None and ready.get("observedGeneration") == meta["generation"]
+        ready = ready_in(status)
+        known = ready.get("observedGeneration") == meta["generation"]
         allowed_queues, allowed_workers = spec.get("allowedQueues"), spec.get("allowedWorkers")
         return cls(
             namespace=meta["namespace"],
@@ -402,8 +403,8 @@ class Worker:
             uid=meta["uid"],
             resource_version=int(meta["resourceVersion"]),
             generation=meta["generation"],
-            ready=(ready["status"] == "True") if ready is not None and known else None,
-            not_ready_message=ready.get("message", "") if ready is not None and known else "",
+            ready=ready["status"] == "True" if known else None,
+            not_ready_message=ready.get("message", "") if known else "",
             allowed_queues=None if allowed_queues is None else tuple(allowed_queues),
             allowed_workers=None if allowed_workers is None else tuple(allowed_workers),
             start_timeout_seconds=spec.get("startTimeoutSeconds", 300),

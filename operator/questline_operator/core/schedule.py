@@ -19,7 +19,8 @@ from questline_operator.core.records import (
     Json,
     Key,
 )
-from questline_operator.core.times import format_time, parse_time
+from questline_operator.core.status import ready_in
+from questline_operator.core.times import format_whole_seconds, parse_time
 
 Calendar = Callable[[str, str, float], float | None]
 """The first tick of a cron line in a time zone after a moment; None where there is none.
@@ -107,7 +108,7 @@ class Schedule:
     @property
     def ready(self) -> Mapping[str, Any]:
         """Its condition Ready, or {} where nobody has written one."""
-        return next((c for c in self.status.get("conditions", ()) if c["type"] == "Ready"), {})
+        return ready_in(self.status)
 
     def job_name(self, tick: float) -> str:
         """The name of that tick's Job: ``<name>-<first 8 of the UID>-<the tick in minutes since the epoch>``."""
@@ -125,7 +126,7 @@ class Schedule:
         """
         annotations = {
             ANNOTATION_SCHEDULE_UID: self.uid,
-            ANNOTATION_TICK: format_tick(tick),
+            ANNOTATION_TICK: format_whole_seconds(tick),
             ANNOTATION_EPOCH: str(epoch),
         }
         if replaces:
@@ -141,8 +142,3 @@ class Schedule:
             },
             "spec": self.raw["spec"]["job"],
         }
-
-
-def format_tick(tick: float) -> str:
-    """The tick as RFC 3339 in UTC, whole seconds."""
-    return format_time(tick)[:19] + "Z"

@@ -5,12 +5,13 @@ then says, or when it was passed over, and until then the Job's record is kept. 
 done, and no tick makes two Jobs.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from questline_operator.core.overlap import may_have_unseen, unfinished_runs
-from questline_operator.core.schedule import Calendar, CalendarError, Schedule, format_tick
+from questline_operator.core.schedule import Calendar, CalendarError, Schedule
+from questline_operator.core.status import Change, differs, with_ready
+from questline_operator.core.times import format_whole_seconds
 from questline_operator.core.world import World
 
 IN_TIME_SECONDS = 30.0
@@ -21,9 +22,6 @@ WATCH_SECONDS = 0.5
 
 JOB_REFUSED = "JobRefused"
 """The condition's reason where the API server takes no such Job."""
-
-Change = Mapping[str, Any]
-"""The fields of the Schedule's status to set; None removes one."""
 
 
 @dataclass(frozen=True)
@@ -90,25 +88,14 @@ def made(schedule: Schedule, tick: float, now: float, calendar: Calendar) -> Cha
 
 def _noted(schedule: Schedule, tick: float) -> Change:
     # A clock that was ahead may have passed it over.
-    was_skipped = schedule.status.get("skipped", {}).get("tick") == format_tick(tick)
+    was_skipped = schedule.status.get("skipped", {}).get("tick") == format_whole_seconds(tick)
     told_no_more = {"skipped": None} if was_skipped else {}
-    return {"lastTick": format_tick(tick), "lastJob": schedule.job_name(tick), **told_no_more}
+    return {"lastTick": format_whole_seconds(tick), "lastJob": schedule.job_name(tick), **told_no_more}
 
 
 def ready(schedule: Schedule, status: bool, reason: str, message: str, now: float) -> Change:
     """The condition Ready, and the generation that was acted on."""
-    old = schedule.ready
-    word = str(status)
-    condition = {
-        "type": "Ready",
-        "status": word,
-        "reason": reason,
-        "message": message[:1_024],
-        "observedGeneration": schedule.generation,
-        "lastTransitionTime": (old.get("status") == word and old.get("lastTransitionTime")) or format_tick(now),
-    }
-    others = [c for c in schedule.status.get("conditions", ()) if c["type"] != "Ready"]
-    return {"conditions": [*others, condition], "observedGeneration": schedule.generation}
+    return with_ready(schedule.status, status, reason, message, generation=schedule.generation, now=now)
 
 
 def still_may_make(schedule: Schedule, tick: float) -> bool:
@@ -160,13 +147,14 @@ def _begun(schedule: Schedule, now: float, calendar: Calendar) -> Change:
 
 def _following(schedule: Schedule, moment: float, calendar: Calendar) -> dict[str, Any]:
     tick = calendar(schedule.cron, schedule.time_zone, moment)
-    return {"nextTick": None if tick is None else format_tick(tick)}
+    return {"nextTick": None if tick is None else format_whole_seconds(tick)}
 
 
 def _passed_over(
     schedule: Schedule, tick: float, reason: str, message: str, until: float, calendar: Calendar
 ) -> Change:
-    skipped = {"tick": format_tick(tick), "reason": reason, "message": f"no Job for {format_tick(tick)}: {message}"}
+    moment = format_whole_seconds(tick)
+    skipped = {"tick": moment, "reason": reason, "message": f"no Job for {moment}: {message}"}
     return {"skipped": skipped, **_following(schedule, max(tick, until), calendar)}
 
 
@@ -181,7 +169,7 @@ def _prospect(schedule: Schedule, tick: object) -> tuple[bool, str, str]:
 
 def _settled(schedule: Schedule, change: Change, until: float | None) -> ScheduleStep:
     """Write what differs from the status; rest where nothing does."""
-    if any(schedule.status.get(name) != value for name, value in change.items()):
+    if differs(schedule.status, change):
         return WriteSchedule(change)
     return Rest(until)
 

@@ -18,3 +18,8 @@ def parse_time(text: str) -> float:
 def format_time(seconds: float) -> str:
     """The moment as RFC 3339 in UTC with microseconds, as ``2026-01-31T08:00:00.250000Z``."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def format_whole_seconds(seconds: float) -> str:
+    """The moment as the API server writes its own times: RFC 3339 in UTC, whole seconds, ``2026-01-31T08:00:00Z``."""
+    return format_time(seconds)[:19] + "Z"

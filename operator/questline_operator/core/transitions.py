@@ -4,7 +4,6 @@ Each returns the status fields to set; None removes a field. The shell writes th
 a precondition, so a change computed from an old record is never applied, and with its own epoch.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +12,11 @@ from questline_operator.core.lineage import Skip, depth_of, root_of
 from questline_operator.core.outcomes import Outcome
 from questline_operator.core.records import Job, Pod, Queue
 from questline_operator.core.states import OutcomeKind, Reason, State
-from questline_operator.core.times import format_time
+from questline_operator.core.status import MESSAGE_LIMIT, Change, condition
+from questline_operator.core.times import format_time, format_whole_seconds
 from questline_operator.core.world import World
 
-Change = Mapping[str, Any]
 KEPT_ATTEMPTS = 10
-MESSAGE_LIMIT = 1_024
-"""Characters of the API server's words that are kept: a webhook may say pages."""
 KEPT_SUCCEEDED_ATTEMPTS = 100
 
 
@@ -212,16 +209,10 @@ def _finish(job: Job, state: State, reason: str | None, message: str | None, now
 def _conditions(
     job: Job, reason: str, message: str, now: float, *, finished: bool, succeeded: bool
 ) -> list[dict[str, Any]]:
+    generation, since = job.raw["metadata"].get("generation", 1), format_whole_seconds(now)
     return [
-        {
-            "type": kind,
-            "status": str(status),
-            "reason": reason,
-            "message": message,
-            "lastTransitionTime": format_time(now)[:19] + "Z",
-            "observedGeneration": job.raw["metadata"].get("generation", 1),
-        }
-        for kind, status in (("Finished", finished), ("Succeeded", succeeded))
+        condition(kind, holds, reason, message, generation=generation, since=since)
+        for kind, holds in (("Finished", finished), ("Succeeded", succeeded))
     ]
 
 

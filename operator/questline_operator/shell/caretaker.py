@@ -3,14 +3,14 @@
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from typing import Any, NoReturn
 
 from questline_operator.core.podspec import worker_pod
-from questline_operator.core.records import ANNOTATION_EPOCH, Job, Json, Key, Pod, Queue, Worker
+from questline_operator.core.records import ANNOTATION_EPOCH, Job, Key, Pod, Queue, Worker
 from questline_operator.core.retention import expired_jobs, expired_pods
 from questline_operator.core.states import State
-from questline_operator.core.times import format_time
+from questline_operator.core.status import Change, differs, with_ready
 from questline_operator.core.world import World
 from questline_operator.shell.actions import Actions
 from questline_operator.shell.api import PODS, QUEUES, WORKERS, Api, ApiError, NoAnswerError, Resource
@@ -92,8 +92,7 @@ class Caretaker:
             "observedGeneration": queue.raw["metadata"].get("generation", 1),
         }
         known = queue.raw.get("status", {})
-        differs = any(known.get(name) != value for name, value in status.items())
-        if differs and not await self._patch(QUEUES, queue, status):
+        if differs(known, status) and not await self._patch(QUEUES, queue, status):
             self._controller.changed_queues.add(queue.key)
 
     # Workers
@@ -133,25 +132,10 @@ class Caretaker:
             ready, reason, message = False, "TemplateInvalid", f"spec.template is no PodTemplateSpec: {error!r}"
         if not ready:
             self._check_again(worker)
-        known = worker.raw.get("status", {}).get("conditions", [])
-        old: Json = next((c for c in known if c["type"] == "Ready"), {})
-        status = "True" if ready else "False"
-        since = old.get("lastTransitionTime") if old.get("status") == status else None
-        condition = {
-            "type": "Ready",
-            "status": status,
-            "reason": reason,
-            "message": message[:1_024],
-            "observedGeneration": worker.generation,
-            "lastTransitionTime": since or _whole_seconds(self._clock.now()),
-        }
-        if condition != old:
-            change = {
-                "conditions": [*(c for c in known if c["type"] != "Ready"), condition],
-                "observedGeneration": worker.generation,
-            }
-            if not await self._patch(WORKERS, worker, change):
-                self._check_again(worker, WORKER_RETRY_SECONDS)
+        known, now = worker.raw.get("status", {}), self._clock.now()
+        change = with_ready(known, ready, reason, message, generation=worker.generation, now=now)
+        if differs(known, change) and not await self._patch(WORKERS, worker, change):
+            self._check_again(worker, WORKER_RETRY_SECONDS)
 
     async def _try_pod(self, worker: Worker) -> None:
         pod = worker_pod(worker)
@@ -199,17 +183,13 @@ class Caretaker:
             if isinstance(answer, Exception):
                 logger.warning("retention: %s", answer)
 
-    async def _patch(self, resource: Resource, record: Queue | Worker, status: Mapping[str, Any]) -> bool:
+    async def _patch(self, resource: Resource, record: Queue | Worker, change: Change) -> bool:
         """Write the status of a small kind; False where the API server said no, as when it has changed meanwhile."""
         raw: Any = record.raw
         try:
-            written = await self._writer.patch_status(resource, raw, status, patient=True)
+            written = await self._writer.patch_status(resource, raw, change, patient=True)
         except ApiError as error:
             logger.info("%s %s/%s: %s", resource.plural, record.namespace, record.name, error)
             return False
         self._controller.store.apply(resource, written)
         return True
-
-
-def _whole_seconds(now: float) -> str:
-    return format_time(now)[:19] + "Z"

@@ -30,6 +30,7 @@ from questline_operator.core.lineage import Hold, ancestors
 from questline_operator.core.records import Job, Key, Pod, Queue, Worker
 from questline_operator.core.schedule import Schedule
 from questline_operator.core.states import REASON_DELAY_SECONDS, WRITTEN_AT_ONCE, Reason, State
+from questline_operator.core.status import Change
 from questline_operator.core.times import parse_time
 from questline_operator.core.turnstile import Turnstile
 from questline_operator.core.uniqueness import could_run
@@ -277,7 +278,7 @@ class Controller:
         self.store.assume_claimed(job, assumed)
         self._start(job.key, self._claim(job, change, claimed_at, actions), tasks)
 
-    async def _claim(self, job: Job, change: transitions.Change, claimed_at: float, actions: Actions) -> None:
+    async def _claim(self, job: Job, change: Change, claimed_at: float, actions: Actions) -> None:
         confirmed = False
         try:
             confirmed = await actions.write_status(job, change)

@@ -7,9 +7,9 @@ from typing import Any, NoReturn
 
 from questline_operator.core.records import Key
 from questline_operator.core.schedule import CalendarError, Schedule
+from questline_operator.core.status import MESSAGE_LIMIT, Change
 from questline_operator.core.ticks import (
     JOB_REFUSED,
-    Change,
     MakeJob,
     Rest,
     WriteSchedule,
@@ -127,7 +127,7 @@ class Timekeeper:
         change: Change
         if refusal is not None:
             change = ready(schedule, False, JOB_REFUSED, refusal, now)
-            if schedule.ready.get("message") != refusal[:1_024] or schedule.ready.get("reason") != JOB_REFUSED:
+            if schedule.ready.get("message") != refusal[:MESSAGE_LIMIT] or schedule.ready.get("reason") != JOB_REFUSED:
                 await self._write(schedule, change)
             return False
         try:

@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from prometheus_client import Counter
 
-from questline_operator.core.status import removes
+from questline_operator.core.status import Change, removes
 from questline_operator.shell.api import Api, ApiError, NoAnswerError, Object, PatchOperation, Resource
 from questline_operator.shell.clock import Clock
 from questline_operator.shell.epoch import FENCED_OFF
@@ -58,9 +58,7 @@ class Writer:
         self._urgent = asyncio.Semaphore(URGENT_WRITES)
         self._patient = asyncio.Semaphore(PATIENT_WRITES)
 
-    async def patch_status(
-        self, resource: Resource, raw: Object, change: Mapping[str, Any], *, patient: bool = False
-    ) -> Object:
+    async def patch_status(self, resource: Resource, raw: Object, change: Change, *, patient: bool = False) -> Object:
         """Set fields of the status of the object as it is in ``raw``; None removes one.
 
         Raises:
@@ -147,7 +145,7 @@ class Writer:
             delay = min(delay * 2, MAX_DELAY_SECONDS)
 
 
-def status_operations(raw: Object, change: Mapping[str, Any]) -> list[PatchOperation]:
+def status_operations(raw: Object, change: Change) -> list[PatchOperation]:
     """The change as a JSON Patch with the object's UID and resourceVersion as preconditions.
 
     Not a merge patch: that would drop nulls inside a result and merge it with an older one.

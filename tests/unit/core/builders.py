@@ -23,7 +23,7 @@ from questline_operator.core.records import (
     Queue,
     Worker,
 )
-from questline_operator.core.times import format_time
+from questline_operator.core.times import format_time, format_whole_seconds
 from questline_operator.core.world import World
 
 T0: Final = 1_800_000_000.0
@@ -48,7 +48,7 @@ def time_of(seconds: float) -> str:
 
 def whole_time_of(seconds: float) -> str:
     """The same as the API server writes it: whole seconds."""
-    return time_of(seconds)[:19] + "Z"
+    return format_whole_seconds(T0 + seconds)
 
 
 def a_job(

@@ -9,7 +9,7 @@ from questline_operator.core.dependencies import gate_of_dependencies
 from questline_operator.core.lineage import Hold, Skip
 from questline_operator.core.records import Job
 from questline_operator.core.states import Reason
-from questline_operator.core.transitions import MESSAGE_LIMIT
+from questline_operator.core.status import MESSAGE_LIMIT
 from questline_operator.core.world import World
 from tests.unit.core.builders import EPOCH, T0, a_job, a_queue, a_worker, a_world, child_of
 

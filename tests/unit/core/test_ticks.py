@@ -8,7 +8,7 @@ from questline_operator.core.decide import Nothing, WriteStatus, next_step
 from questline_operator.core.lineage import Hold
 from questline_operator.core.records import ANNOTATION_REPLACES, ANNOTATION_SCHEDULE_UID, ANNOTATION_TICK, Job
 from questline_operator.core.retention import still_needed
-from questline_operator.core.schedule import CalendarError, Schedule, format_tick
+from questline_operator.core.schedule import CalendarError, Schedule
 from questline_operator.core.states import Reason
 from questline_operator.core.ticks import (
     JOB_REFUSED,
@@ -21,6 +21,7 @@ from questline_operator.core.ticks import (
     next_step_of_schedule,
     ready,
 )
+from questline_operator.core.times import format_whole_seconds
 from questline_operator.core.world import World
 from tests.unit.core.builders import (
     EPOCH,
@@ -413,7 +414,7 @@ def test_the_manifest_of_a_job_says_whose_it_is() -> None:
     assert manifest["metadata"]["labels"] == {"questline.dev/schedule": "nightly"}
     assert manifest["metadata"]["annotations"] == {
         ANNOTATION_SCHEDULE_UID: uid_of("schedule"),
-        ANNOTATION_TICK: format_tick(T0),
+        ANNOTATION_TICK: format_whole_seconds(T0),
         ANNOTATION_REPLACES: "true",
         "questline.dev/epoch": "9",
     }

@@ -9,7 +9,7 @@ from questline_operator.core.lineage import Skip
 from questline_operator.core.outcomes import Outcome
 from questline_operator.core.records import Job
 from questline_operator.core.states import OutcomeKind, Reason
-from questline_operator.core.transitions import Change
+from questline_operator.core.status import Change
 from tests.unit.core.builders import (
     EPOCH,
     T0,

@@ -13,7 +13,7 @@ from questline.testing._clock import Clock
 from questline_operator.core.records import Job, Key, Pod, Queue, Worker
 from questline_operator.core.schedule import Schedule
 from questline_operator.core.status import applied
-from questline_operator.core.times import format_time
+from questline_operator.core.times import format_time, format_whole_seconds
 from questline_operator.core.world import World
 
 API_VERSION = "questline.dev/v1alpha1"
@@ -61,7 +61,7 @@ class Store:
             "namespace": namespace,
             "uid": made_uid(kind, namespace, name),
             "resourceVersion": str(self._version),
-            "creationTimestamp": format_time(now)[:19] + "Z",  # whole seconds, as an API server has them
+            "creationTimestamp": format_whole_seconds(now),  # whole seconds, as an API server has them
             "generation": 1,
         }
         raw: dict[str, Any] = {"apiVersion": API_VERSION, "kind": kind, "metadata": meta, "spec": body.get("spec", {})}
@@ -103,17 +103,17 @@ class Store:
     def put_pod(self, manifest: Json, *, uid: str) -> Pod:
         """A pod whose container begins to run now."""
         self._version += 1
-        now = format_time(self._clock.now)
+        now = self._clock.now
         meta = {
             **manifest["metadata"],
             "uid": uid,
             "resourceVersion": str(self._version),
-            "creationTimestamp": now[:19] + "Z",
+            "creationTimestamp": format_whole_seconds(now),
         }
         status = {
             "phase": "Running",
-            "startTime": now,
-            "containerStatuses": [{"name": "worker", "state": {"running": {"startedAt": now}}}],
+            "startTime": format_time(now),
+            "containerStatuses": [{"name": "worker", "state": {"running": {"startedAt": format_time(now)}}}],
         }
         pod = Pod.parse({**manifest, "metadata": meta, "status": status})
         self.world.put_pod(pod)
