@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from questline_operator.core.lineage import Hold, Skip, ancestors, children_of_attempt, root_of
+from questline_operator.core.lineage import Hold, Skip, ancestors, children_of_attempt, root_of, root_record
 from questline_operator.core.records import Dependency, Job
 from questline_operator.core.states import Reason, State
 from questline_operator.core.tallies import Standing, Tally, standing_of
@@ -90,7 +90,7 @@ def _gate_of(world: World, job: Job, dependency: Dependency) -> Skip | Hold | No
     target = world.jobs.get((job.namespace, name))
     if target is None:
         return Hold(Reason.DEPENDENCY_MISSING, f"waits for Job {name}, which does not exist")
-    if job.parent is not None and not _same_tree(world, job, target):
+    if job.parent is not None and root_record(world, job).uid != root_record(world, target).uid:
         return Skip(
             Reason.UPSTREAM_NOT_ALLOWED,
             f"Job {name} is of another tree: a child may wait only for Jobs of its own (root {root_of(world, job)})",
@@ -176,11 +176,6 @@ def _unseen(what: str, version: int) -> Hold:
     return Hold(
         Reason.DEPENDENCY_PENDING, f"waits for {what}, of which all is about to be known", passing=True, watched=version
     )
-
-
-def _same_tree(world: World, job: Job, target: Job) -> bool:
-    first, first_of_target = ([one, *ancestors(world, one)][-1] for one in (job, target))
-    return first.uid == first_of_target.uid
 
 
 def _cycle_through(world: World, job: Job) -> list[str]:

@@ -76,22 +76,24 @@ def ancestors(world: World, job: Job) -> Iterator[Job]:
         parent = world.parent_of(parent)
 
 
+def root_record(world: World, job: Job) -> Job:
+    """The highest of its ancestors whose record exists; itself where there is none."""
+    for ancestor in ancestors(world, job):
+        job = ancestor
+    return job
+
+
 def canceled_ancestor(world: World, job: Job) -> Job | None:
     """The nearest ancestor that was cancelled or replaced; a finished one counts, whose state stays what it was.
 
     Below what a person runs again nothing is replaced.
     """
-    chain = list(ancestors(world, job))
-    return next(
-        (
-            a
-            for a in chain
-            if a.cancel
-            or a.state is State.CANCELED
-            or (successor_of(world, a) and not any(one.rerun for one in (job, *chain)))
-        ),
-        None,
-    )
+    rerun = bool(job.rerun)
+    for ancestor in ancestors(world, job):
+        rerun = rerun or bool(ancestor.rerun)
+        if ancestor.cancel or ancestor.state is State.CANCELED or (not rerun and successor_of(world, ancestor)):
+            return ancestor
+    return None
 
 
 def successor_of(world: World, job: Job) -> Job | None:
@@ -101,14 +103,14 @@ def successor_of(world: World, job: Job) -> Job | None:
 
 def worker_name(world: World, job: Job) -> str:
     """The Worker that runs it: its own, else its parent's, else its queue's default, else ``default``."""
-    queue = world.queues.get(job.queue_key)
+    last = job
     for one in itertools.chain([job], ancestors(world, job)):
         if one is not job and not uses_worker(one):
             break  # a parent that brought its own image has no Worker to hand down
-        queue = world.queues.get(one.queue_key)
-        if one.spec.get("worker"):
+        if "worker" in one.spec:
             return str(one.spec["worker"])
-    return default_worker(queue)
+        last = one
+    return default_worker(world.queues.get(last.queue_key))
 
 
 def uses_worker(job: Job) -> bool:
@@ -189,7 +191,7 @@ def _gate_of_rights(world: World, parent: Job, job: Job) -> Skip | None:
             f"queue {job.queue} is not among the allowedQueues of Worker {of_parent}, which runs its parent",
         )
     allowed = worker.allowed_workers if worker.allowed_workers is not None else (of_parent,)
-    own = worker_name(world, job)
+    own = job.spec.get("worker", of_parent)
     if uses_worker(job) and own not in allowed:
         return Skip(
             Reason.WORKER_NOT_ALLOWED,

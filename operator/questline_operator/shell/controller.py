@@ -26,7 +26,7 @@ from questline_operator.core.decide import (
 )
 from questline_operator.core.dependencies import needs, whose_turn_may_come
 from questline_operator.core.limits import WAITS_FOR_A_START
-from questline_operator.core.lineage import Hold, ancestors
+from questline_operator.core.lineage import Hold, ancestors, root_record
 from questline_operator.core.records import Job, Key, Pod, Queue, Worker
 from questline_operator.core.schedule import Schedule
 from questline_operator.core.states import REASON_DELAY_SECONDS, WRITTEN_AT_ONCE, Reason, State
@@ -439,7 +439,7 @@ class Controller:
 
     def _mark_runs(self, job: Job, *, is_new: bool) -> None:
         """A Job that takes the place of others has come, or one of those or what it enqueued may have ended."""
-        root = [job, *ancestors(self.world, job)][-1]
+        root = root_record(self.world, job)
         if root.tick is None or self.world.replacement_after(replace(root.tick, at=float("-inf"))) is None:
             return
         for run in self.world.jobs_of_schedule(root.tick.schedule_uid):
