@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from questline_operator.core.records import LABEL_JOB, Job, Pod
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import LABEL_JOB, Job
 from questline_operator.shell.api import JOBS, PODS, Api, ApiError, NoAnswerError, Object, Resource
 
 

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from questline_operator.core.records import ANNOTATION_EPOCH, Job, Pod
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import ANNOTATION_EPOCH, Job
 from questline_operator.core.states import ACTIVE
 from questline_operator.shell.api import JOBS, Object
 from tests.history import Event, History

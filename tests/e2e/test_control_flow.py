@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from questline_operator.core.records import Job, Pod
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import Job
 from questline_operator.core.states import State
 from questline_operator.core.times import parse_time
 from questline_operator.shell.api import JOBS, PODS

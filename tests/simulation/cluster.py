@@ -16,7 +16,8 @@ from typing import Any, Self
 
 from prometheus_client import CollectorRegistry
 
-from questline_operator.core.records import LABEL_JOB, Job, Pod
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import LABEL_JOB, Job
 from questline_operator.core.states import TERMINAL
 from questline_operator.shell.api import JOBS, NAMESPACES, PODS, QUEUES, SCHEDULES, WORKERS, Object, Resource
 from questline_operator.shell.leader import Leader

@@ -10,7 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from questline_operator.core.records import LABEL_JOB, Pod
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import LABEL_JOB
 from questline_operator.core.states import ACTIVE, TERMINAL
 from questline_operator.core.times import parse_time
 from questline_operator.shell.api import JOBS, PODS, QUEUES, SCHEDULES, Object

@@ -8,7 +8,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from questline_operator.core.records import ANNOTATION_KEY, Pod
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import ANNOTATION_KEY
 from questline_operator.core.states import ACTIVE
 from questline_operator.core.times import parse_time
 from questline_operator.shell.api import Object

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from questline_operator.core.outcomes import outcome_of
-from questline_operator.core.records import Job, Pod
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import Job
 from questline_operator.shell.api import JOBS, PODS, ApiError, Object
 from tests.simulation.apiserver import ApiServer
 from tests.simulation.clock import VirtualClock, simulated

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from questline_operator.core.pod import Pod
 from questline_operator.core.records import (
     ANNOTATION_EPOCH,
     ANNOTATION_KEY,
@@ -16,7 +17,6 @@ from questline_operator.core.records import (
     LABEL_JOB,
     LABEL_QUEUE,
     Job,
-    Pod,
 )
 from questline_operator.shell.api import JOBS, PODS, Object, Resource
 from tests.history import Event, History

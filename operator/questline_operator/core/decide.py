@@ -19,8 +19,9 @@ from questline_operator.core.lineage import (
 )
 from questline_operator.core.outcomes import Outcome, outcome_of, start_timeout
 from questline_operator.core.overlap import gate_of_replaced
+from questline_operator.core.pod import Pod
 from questline_operator.core.podspec import fault_of_args
-from questline_operator.core.records import DEFAULT_QUEUE, Job, Pod
+from questline_operator.core.records import DEFAULT_QUEUE, Job
 from questline_operator.core.rerun import runs_again
 from questline_operator.core.states import OutcomeKind, Reason, State
 from questline_operator.core.status import Change

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 from questline_operator.core.canonical import MAX_NESTING, compact_size, nested_too_deeply
-from questline_operator.core.records import Job, Json, Pod
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import Job, Json
 from questline_operator.core.states import OutcomeKind, Reason
 
 MESSAGE_LIMIT = 512

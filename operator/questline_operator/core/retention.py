@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from questline_operator.core import settings
 from questline_operator.core.dependencies import needs
-from questline_operator.core.records import Job, Key, Pod
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import Job, Key
 from questline_operator.core.rerun import runs_again
 from questline_operator.core.schedule import Schedule
 from questline_operator.core.states import OutcomeKind

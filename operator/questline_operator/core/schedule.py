@@ -20,7 +20,7 @@ from questline_operator.core.records import (
     Key,
 )
 from questline_operator.core.status import ready_in
-from questline_operator.core.times import format_whole_seconds, parse_time
+from questline_operator.core.times import format_whole_seconds, optional_time, parse_time
 
 Calendar = Callable[[str, str, float], float | None]
 """The first tick of a cron line in a time zone after a moment; None where there is none.
@@ -70,7 +70,6 @@ class Schedule:
     def parse(cls, raw: Json) -> Self:
         """A record of the API's JSON."""
         meta, spec, status = raw["metadata"], raw["spec"], raw.get("status", {})
-        last, following = status.get("lastTick"), status.get("nextTick")
         return cls(
             namespace=meta["namespace"],
             name=meta["name"],
@@ -84,8 +83,8 @@ class Schedule:
             overlap=spec.get("overlap", "Allow"),
             catch_up_seconds=spec.get("catchUpSeconds", 0),
             suspend=spec.get("suspend", False),
-            last_tick=parse_time(last) if last else None,
-            next_tick=parse_time(following) if following else None,
+            last_tick=optional_time(status.get("lastTick")),
+            next_tick=optional_time(status.get("nextTick")),
             raw=raw,
         )
 

@@ -15,6 +15,11 @@ def parse_time(text: str) -> float:
     return moment.timestamp()
 
 
+def optional_time(text: str | None) -> float | None:
+    """The same of a field that may be absent or null: None then."""
+    return parse_time(text) if text else None
+
+
 def format_time(seconds: float) -> str:
     """The moment as RFC 3339 in UTC with microseconds, as ``2026-01-31T08:00:00.250000Z``."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -10,7 +10,8 @@ from typing import Any
 from questline_operator.core import settings
 from questline_operator.core.lineage import Skip, depth_of, root_of
 from questline_operator.core.outcomes import Outcome
-from questline_operator.core.records import Job, Pod, Queue
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import Job, Queue
 from questline_operator.core.states import OutcomeKind, Reason, State
 from questline_operator.core.status import MESSAGE_LIMIT, Change, condition
 from questline_operator.core.times import format_time, format_whole_seconds

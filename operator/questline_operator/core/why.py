@@ -12,7 +12,8 @@ from questline_operator.core.decide import DeletePod, MakeDefaultQueue, Ready, W
 from questline_operator.core.limits import Starts, waits_for_slot, why_unclaimed
 from questline_operator.core.lineage import Hold, worker_name
 from questline_operator.core.outcomes import Outcome, outcome_of
-from questline_operator.core.records import Job, Pod
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import Job
 from questline_operator.core.states import Reason, State
 from questline_operator.core.times import format_time, parse_time
 from questline_operator.core.world import World

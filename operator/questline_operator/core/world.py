@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from questline_operator.core.canonical import canonical_digest
-from questline_operator.core.records import GroupKey, Job, Key, Pod, Queue, Tick, Worker
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import GroupKey, Job, Key, Queue, Tick, Worker
 from questline_operator.core.schedule import Schedule
 from questline_operator.core.states import State
 from questline_operator.core.tallies import Standing, Tally, Tree, Trees, counts, standing_of

@@ -4,8 +4,9 @@ import logging
 from typing import Any
 
 from questline_operator.core.lineage import worker_name
+from questline_operator.core.pod import Pod
 from questline_operator.core.podspec import pod_of_attempt
-from questline_operator.core.records import DEFAULT_QUEUE, Job, Pod
+from questline_operator.core.records import DEFAULT_QUEUE, Job
 from questline_operator.core.status import Change
 from questline_operator.core.world import World
 from questline_operator.shell.api import JOBS, PODS, QUEUES, Api, ApiError, NoAnswerError, Object

@@ -6,8 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Coroutine
 from typing import Any, NoReturn
 
+from questline_operator.core.pod import Pod
 from questline_operator.core.podspec import worker_pod
-from questline_operator.core.records import ANNOTATION_EPOCH, Job, Key, Pod, Queue, Worker
+from questline_operator.core.records import ANNOTATION_EPOCH, Job, Key, Queue, Worker
 from questline_operator.core.retention import expired_jobs, expired_pods
 from questline_operator.core.states import State
 from questline_operator.core.status import Change, differs, with_ready

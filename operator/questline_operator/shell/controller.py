@@ -27,7 +27,8 @@ from questline_operator.core.decide import (
 from questline_operator.core.dependencies import needs, whose_turn_may_come
 from questline_operator.core.limits import WAITS_FOR_A_START
 from questline_operator.core.lineage import Hold, ancestors, root_record
-from questline_operator.core.records import Job, Key, Pod, Queue, Worker
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import Job, Key, Queue, Worker
 from questline_operator.core.schedule import Schedule
 from questline_operator.core.states import REASON_DELAY_SECONDS, WRITTEN_AT_ONCE, Reason, State
 from questline_operator.core.status import Change

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from questline_operator.core.records import Job, Key, Pod, Queue, Worker
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import Job, Key, Queue, Worker
 from questline_operator.core.schedule import Schedule
 from questline_operator.core.world import World
 from questline_operator.shell.api import JOBS, NAMESPACES, PODS, QUEUES, SCHEDULES, WORKERS, Listing, Object, Resource

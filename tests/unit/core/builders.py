@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+from questline_operator.core.pod import Pod
 from questline_operator.core.records import (
     ANNOTATION_EPOCH,
     ANNOTATION_KEY,
@@ -19,7 +20,6 @@ from questline_operator.core.records import (
     LABEL_QUEUE,
     LABEL_ROOT,
     Job,
-    Pod,
     Queue,
     Worker,
 )
@@ -31,6 +31,14 @@ T0: Final = 1_800_000_000.0
 NAMESPACE: Final = "default"
 EPOCH: Final = 7
 """The epoch of the operator under test."""
+METADATA: Final = {
+    "name": "resize",
+    "namespace": "media",
+    "uid": "11111111-2222-3333-4444-555555555555",
+    "resourceVersion": "42",
+    "creationTimestamp": "2026-01-31T08:00:00Z",
+}
+"""Of an object that a test writes out by hand."""
 
 _TIMES = ("nextAttemptAt", "startedAt", "finishedAt")
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 from questline_operator.core.decide import Step, WriteStatus, next_step
-from questline_operator.core.records import Job, Pod, Queue, Worker
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import Job, Queue, Worker
 from tests.unit.core.builders import EPOCH, T0, a_job, a_queue, a_worker, a_world
 
 RUNNING = a_job(state="Running", attempt=1)

@@ -3,7 +3,8 @@
 import pytest
 
 from questline_operator.core.admission import MAX_REJECTION_DELAY_SECONDS, Rejections, claim_order, free_slots
-from questline_operator.core.records import Job, Pod, Queue
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import Job, Queue
 from tests.unit.core.builders import T0, a_job, a_pod, a_queue, a_world, child_of
 
 QUEUE = ("default", "default")

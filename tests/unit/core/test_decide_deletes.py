@@ -7,7 +7,8 @@ import pytest
 
 from questline_operator.core.decide import LINGER_SECONDS, DeletePod, Nothing, Ready
 from questline_operator.core.lineage import Hold
-from questline_operator.core.records import Job, Pod
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import Job
 from tests.unit.core.builders import T0, a_job, a_pod, a_report, an_attempt, child_of
 from tests.unit.core.steps import RUNNING, ends, step, written
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from questline_operator.core.limits import Starts, key_is_busy, why_unclaimed
-from questline_operator.core.records import Job, Pod
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import Job
 from questline_operator.core.states import Reason
 from tests.unit.core.builders import T0, a_job, a_pod, a_queue, a_report, a_world, time_of
 

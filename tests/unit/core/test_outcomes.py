@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from questline_operator.core.outcomes import Outcome, outcome_of, start_timeout
-from questline_operator.core.records import Job, Pod
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import Job
 from questline_operator.core.states import OutcomeKind, Reason
 from tests.unit.core.builders import a_job, a_pod, a_report, pod_uid
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from questline_operator.core.records import Job, Pod
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import Job
 from questline_operator.core.retention import expired_jobs, expired_pods
 from questline_operator.core.uniqueness import LATE_SECONDS
 from questline_operator.core.world import World

@@ -6,14 +6,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from questline_operator.core.records import (
-    ANNOTATION_REPLACES,
-    ANNOTATION_SCHEDULE_UID,
-    ANNOTATION_TICK,
-    Job,
-    Pod,
-    Tick,
-)
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import ANNOTATION_REPLACES, ANNOTATION_SCHEDULE_UID, ANNOTATION_TICK, Job, Tick
 from questline_operator.core.tallies import Standing, Tally, counts, standing_of
 from questline_operator.core.world import UniqueKey, World, newest_first
 from tests.unit.core.builders import T0, a_job, a_pod, a_world, put, time_of, uid_of

@@ -71,7 +71,8 @@ def queues(
 @cluster_command()
 def why(cluster: Cluster, job: JobArgument, output: OutputOption = None) -> None:
     """Say in one sentence why a Job is where it is, computed from what is there now."""
-    from questline_operator.core.records import Job, Pod, Queue, Worker
+    from questline_operator.core.pod import Pod
+    from questline_operator.core.records import Job, Queue, Worker
     from questline_operator.core.why import why as why_core
     from questline_operator.core.world import World
 

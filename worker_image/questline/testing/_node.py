@@ -26,7 +26,8 @@ from questline.task import compact
 from questline.testing._clock import Clock
 from questline.testing._errors import Endless, KitError
 from questline.testing._store import Store, made_uid
-from questline_operator.core.records import ANNOTATION_PAYLOAD, Job, Key, Pod
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import ANNOTATION_PAYLOAD, Job, Key
 
 if TYPE_CHECKING:
     from questline.client import Transport

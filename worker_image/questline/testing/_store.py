@@ -10,7 +10,8 @@ from hashlib import sha256
 from typing import Any
 
 from questline.testing._clock import Clock
-from questline_operator.core.records import Job, Key, Pod, Queue, Worker
+from questline_operator.core.pod import Pod
+from questline_operator.core.records import Job, Key, Queue, Worker
 from questline_operator.core.schedule import Schedule
 from questline_operator.core.status import applied
 from questline_operator.core.times import format_time, format_whole_seconds
