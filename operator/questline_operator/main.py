@@ -123,7 +123,7 @@ async def operate(
         leading = asyncio.Event()
         metrics.register(
             WorldCollector(
-                lambda: leader.world if leader is not None and leader.synced else None,
+                lambda: leader.world if leader is not None and leader.acting.is_set() else None,
                 epoch=lambda: leader.controller.epoch if leader is not None and elector.trusted else 0,
             )
         )
@@ -177,7 +177,7 @@ async def operate(
 def unready(elector: Elector, leader: Leader | None) -> str | None:
     """Why this process neither leads nor could take over, or None where it does or could."""
     if leader is not None:
-        return None if leader.synced else "the first lists are being read"
+        return None if leader.acting.is_set() else "the first lists are being read"
     if elector.seconds_since_answer is None:
         return "the Lease was not read yet"
     if elector.seconds_since_answer > STALE_LOOK_SECONDS:

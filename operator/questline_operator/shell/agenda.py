@@ -1,4 +1,4 @@
-"""What the controller has to look at next: what changed, and what becomes due."""
+"""What the controller or the timekeeper has to look at next: what changed, and what becomes due."""
 
 import heapq
 from collections.abc import Hashable

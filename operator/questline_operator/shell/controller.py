@@ -9,7 +9,7 @@ import asyncio
 import heapq
 import logging
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -168,8 +168,7 @@ class Controller:
             self._competing.add(job.key)
         elif job.key in self._competing:
             self._competing.discard(job.key)
-            for rival in self.world.unclaimed_rivals(unique):
-                self._jobs.mark(rival.key)
+            self._mark(self.world.unclaimed_rivals(unique))
 
     def _carry_out(self, job: Job, step: Step, now: float, actions: Actions, tasks: asyncio.TaskGroup) -> None:
         if not isinstance(step, Ready):
@@ -392,6 +391,11 @@ class Controller:
         self._queues.mark(queue)
         self._turnstile.slots_changed(queue, concurrency_key)
 
+    def _mark(self, jobs: Iterable[Job]) -> None:
+        """Look at these Jobs in the next pass."""
+        for job in jobs:
+            self._jobs.mark(job.key)
+
     def _job_changed(self, old: Job | None, new: Job | None) -> None:
         if old is not None and new is not None and old.uid != new.uid:
             self._job_changed(old, None)  # deleted unseen, and another of its name made
@@ -410,28 +414,20 @@ class Controller:
 
     def _mark_related(self, old: Job | None, new: Job | None, job: Job) -> None:
         """Everything whose next step may depend on what changed."""
-        if old is None or new is None or _means_else(old, new):
-            for child in self.world.children_of(job):
-                self._jobs.mark(child.key)
-            for waiter in whose_turn_may_come(self.world, job):
-                self._jobs.mark(waiter.key)
-        if old is None or new is None or _means_else(old, new):
+        if old is None or new is None or _matters_to_others(old, new):
+            self._mark(self.world.children_of(job))
+            self._mark(whose_turn_may_come(self.world, job))
             if any(one is not None and (one.cancel or one.state is State.CANCELED) for one in (old, new)):
-                for descendant in self.world.descendants_of(job):
-                    self._jobs.mark(descendant.key)
+                self._mark(self.world.descendants_of(job))
             if new is None or new.terminal:
-                for ancestor in ancestors(self.world, job):
-                    if ancestor.rerun_due:  # it may have waited for the end of what its cancel had reached
-                        self._jobs.mark(ancestor.key)
-        if old is None or new is None or _means_else(old, new):
+                # A rerun may have waited for the end of what the cancel before it had reached.
+                self._mark(ancestor for ancestor in ancestors(self.world, job) if ancestor.rerun_due)
             self._mark_runs(job, is_new=old is None)
         if old is not None and new is not None and old.duplicate_of and not new.duplicate_of:
-            for waiter in needs(self.world, new):  # it may have been skipped for the original
-                self._jobs.mark(waiter.key)
+            self._mark(needs(self.world, new))  # they may have been skipped for the original
         unique = self.world.unique_key(job)
         if unique is not None and old is not None and _frees_rivals(old, new):
-            for rival in self.world.unclaimed_rivals(unique):
-                self._jobs.mark(rival.key)
+            self._mark(self.world.unclaimed_rivals(unique))
 
     def _jobs_watched(self, version: int) -> None:
         while self._awaiting_watch and self._awaiting_watch[0][0] <= version:
@@ -447,8 +443,7 @@ class Controller:
             if not run.terminal:
                 self._jobs.mark(run.key)
             if root is job and is_new:
-                for descendant in self.world.descendants_of(run):
-                    self._jobs.mark(descendant.key)
+                self._mark(self.world.descendants_of(run))
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
         pod = new or old
@@ -464,8 +459,7 @@ class Controller:
             self.changed_queues.add(queue.key)
             self._queues.mark(queue.key)
             self._turnstile.queue_changed(queue.key)
-            for job in self.world.unfinished_of_queue(queue.key):
-                self._jobs.mark(job.key)
+            self._mark(self.world.unfinished_of_queue(queue.key))
             if (old.defaults if old else {}) != (new.defaults if new else {}):
                 self._namespace_changed(queue.namespace)  # a child elsewhere may have its Worker from here
             self.wake()
@@ -487,13 +481,12 @@ class Controller:
         self.schedules_changed.set()
 
     def _namespace_changed(self, namespace: str) -> None:
-        for job in self.world.jobs.values():
-            if job.namespace == namespace and not job.terminal:
-                self._jobs.mark(job.key)
+        jobs = self.world.jobs.values()
+        self._mark(job for job in jobs if job.namespace == namespace and not job.terminal)
         self.wake()
 
 
-def _means_else(old: Job, new: Job) -> bool:
+def _matters_to_others(old: Job, new: Job) -> bool:
     """Whether Jobs that look at this one may decide otherwise now."""
     return (
         old.uid != new.uid

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class Leader:
-    """The store, the controller and the caretaker of one leadership.
+    """The store, the controller, the caretaker and the timekeeper of one leadership.
 
     Args:
         epoch: raised before the first list is read, so that no older leader writes after it.
@@ -31,7 +31,7 @@ class Leader:
         max_running_pods: the limit on the pods of all queues together; None for any number.
 
     Attributes:
-        acting: set once every list was read.
+        acting: set once every list was read, when the first step may follow.
     """
 
     def __init__(
@@ -81,14 +81,9 @@ class Leader:
         raise AssertionError("unreachable: the tasks never end")
 
     @property
-    def synced(self) -> bool:
-        """Whether every list was read, so that the controller acts."""
-        return self.acting.is_set()
-
-    @property
     def seconds_since_pass(self) -> float:
         """The age of the controller's heartbeat."""
-        return self._clock.monotonic() - self.controller.last_pass if self.synced else 0.0
+        return self._clock.monotonic() - self.controller.last_pass if self.acting.is_set() else 0.0
 
     @property
     def seconds_since_watch(self) -> float:
