@@ -21,7 +21,7 @@ from questline_operator.core.outcomes import Outcome, outcome_of, start_timeout
 from questline_operator.core.overlap import gate_of_replaced
 from questline_operator.core.pod import Pod
 from questline_operator.core.podspec import fault_of_args
-from questline_operator.core.records import DEFAULT_QUEUE, Job
+from questline_operator.core.records import DEFAULT_QUEUE, START_TIMEOUT_SECONDS, Job
 from questline_operator.core.rerun import runs_again
 from questline_operator.core.states import OutcomeKind, Reason, State
 from questline_operator.core.status import Change
@@ -196,8 +196,9 @@ def _step_of_attempt(world: World, job: Job, now: float, epoch: int | None) -> S
     if outcome is None and pod is None:
         if job.epoch == epoch and not canceled and not job.deleting:
             return CreatePod()
-        lost = "the operator that claimed it was replaced before it had created the pod"
-        lost = lost if epoch is not None else "its pod is gone, and whether it ran is not known"
+        lost = "its pod is gone, and whether it ran is not known"
+        if epoch is not None:
+            lost = "the operator that claimed it was replaced before it had created the pod"
         outcome = Outcome(OutcomeKind.DISRUPTED, "Disrupted", lost)
     started_by = start_deadline(world, job)
     if outcome is None and pod is not None and not pod.started and not pod.deleting and now >= started_by:
@@ -249,7 +250,7 @@ def _step_of_open_attempt(job: Job, pod: Pod, now: float, started_by: float) -> 
 def start_deadline(world: World, job: Job) -> float:
     """By when the container of the current attempt has to run, in seconds since the epoch."""
     worker = world.workers.get((job.namespace, worker_name(world, job)))
-    return _claimed_at(job) + (worker.start_timeout_seconds if worker else 300.0)
+    return _claimed_at(job) + (worker.start_timeout_seconds if worker else START_TIMEOUT_SECONDS)
 
 
 def _claimed_at(job: Job) -> float:

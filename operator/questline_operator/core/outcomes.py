@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeGuard
 
 from questline_operator.core.canonical import MAX_NESTING, compact_size, nested_too_deeply
+from questline_operator.core.lineage import MAX_CHILDREN
 from questline_operator.core.pod import Pod
 from questline_operator.core.records import Job, Json
 from questline_operator.core.states import OutcomeKind, Reason
@@ -15,12 +16,10 @@ from questline_operator.core.states import OutcomeKind, Reason
 MESSAGE_LIMIT = 512
 RESULT_LIMIT = 3_072
 ERROR_LIMITS = {"type": 128, "message": 1_024, "traceback": 1_536}
-MAX_CHILDREN = 10_000
 MAX_GROUPS = 16
 _GROUP_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
 MAX_DELAY_SECONDS = 366 * 86_400
 """A longer delay of an envelope counts as this one: it would name a moment beyond any calendar."""
-
 
 _REASONS = {
     OutcomeKind.FAILED: Reason.TASK_ERROR,
@@ -76,24 +75,25 @@ def _of_pod(job: Job, pod: Pod) -> Outcome:
             return _of_envelope(envelope, pod, reported=False)
     elif pod.exit_code == 0:
         return _of_command(pod)
+    reason = Reason.NO_OUTCOME if job.is_task else Reason.NON_ZERO_EXIT
     if pod.phase_reason == "DeadlineExceeded":
         limit = f" of {pod.deadline_seconds} s" if pod.deadline_seconds else ""
         return _failed(Reason.TIMEOUT, f"stopped: it ran longer than its timeoutSeconds{limit}", pod)
     if pod.end_reason == "OOMKilled":
         return _failed(Reason.OOM_KILLED, "killed: it used more memory than resources.limits.memory", pod)
     if _own_storage(pod):
-        return _failed(Reason.NON_ZERO_EXIT if not job.is_task else Reason.NO_OUTCOME, pod.phase_message, pod)
+        return _failed(reason, pod.phase_message, pod)
     disruption = _disruption(pod)
     if disruption:
         return Outcome(OutcomeKind.DISRUPTED, "Disrupted", _cut(disruption), exit_code=pod.exit_code)
     if pod.end_reason in ("StartError", "ContainerCannotRun"):
         return _failed(Reason.NON_ZERO_EXIT, f"the container could not start: {pod.termination_message}", pod)
     if pod.init_failure and not pod.started:
-        return _failed(Reason.NO_OUTCOME if job.is_task else Reason.NON_ZERO_EXIT, pod.init_failure, pod)
+        return _failed(reason, pod.init_failure, pod)
     if job.is_task:
-        return _failed(Reason.NO_OUTCOME, f"{_how_it_ended(pod)} without an outcome", pod)
+        return _failed(reason, f"{_how_it_ended(pod)} without an outcome", pod)
     tail = pod.termination_message.strip()
-    return _failed(Reason.NON_ZERO_EXIT, _how_it_ended(pod) + (f": {tail}" if tail else ""), pod)
+    return _failed(reason, _how_it_ended(pod) + (f": {tail}" if tail else ""), pod)
 
 
 def _failed(reason: Reason, message: str, pod: Pod) -> Outcome:

@@ -27,7 +27,6 @@ from questline_operator.core.states import Reason
 from questline_operator.core.world import World
 
 ARGS_LIMIT = 128 * 1024
-PAYLOAD_LIMIT = 200 * 1024
 PAYLOAD_VOLUME = "questline"
 PAYLOAD_FOLDER = "/questline"
 PAYLOAD_PATH = f"{PAYLOAD_FOLDER}/job.json"
@@ -116,20 +115,13 @@ def pod_of_attempt(world: World, job: Job, *, epoch: int) -> dict[str, Any]:
         inputs=inputs_of(world, job),
     )
     timeout = settings.timeout_seconds(job, queue)
-    return attempt_pod(job, worker, attempt=job.attempt, epoch=epoch, root=root, payload_text=text, timeout=timeout)
+    return pod_manifest(job, worker, epoch=epoch, root=root, payload_text=text, timeout=timeout)
 
 
-def attempt_pod(
-    job: Job,
-    worker: Worker | None,
-    *,
-    attempt: int,
-    epoch: int,
-    root: str,
-    payload_text: str,
-    timeout: int | None,
+def pod_manifest(
+    job: Job, worker: Worker | None, *, epoch: int, root: str, payload_text: str, timeout: int | None
 ) -> dict[str, Any]:
-    """The manifest of the pod that runs this attempt.
+    """The manifest of the pod that runs the Job's current attempt, of all that has been looked up for it.
 
     Args:
         worker: None where the Job brings its own image.
@@ -137,11 +129,11 @@ def attempt_pod(
     """
     pod = worker_pod(worker, image=job.spec.get("image"))
     meta, spec = pod["metadata"], pod["spec"]
-    meta["name"], meta["namespace"] = job.pod_name(attempt), job.namespace
+    meta["name"], meta["namespace"] = job.pod_name(job.attempt), job.namespace
     meta["labels"] |= {
         LABEL_JOB: job.name,
         LABEL_QUEUE: job.queue,
-        LABEL_ATTEMPT: str(attempt),
+        LABEL_ATTEMPT: str(job.attempt),
         LABEL_ROOT: root,
     }
     meta["annotations"] |= {ANNOTATION_EPOCH: str(epoch), ANNOTATION_PAYLOAD: payload_text}
@@ -161,22 +153,17 @@ def attempt_pod(
     if timeout is not None:
         spec["activeDeadlineSeconds"] = timeout
     container = next(c for c in spec["containers"] if c["name"] == CONTAINER)
-    if job.is_task:
-        container["command"] = list(TASK_COMMAND)
-        container.pop("args", None)
-        container["terminationMessagePolicy"] = "File"
-    else:
-        container["command"] = list(job.spec["command"])
-        container.pop("args", None)
-        container["terminationMessagePolicy"] = "FallbackToLogsOnError"
-    container.pop("terminationMessagePath", None)
+    container["command"] = list(TASK_COMMAND if job.is_task else job.spec["command"])
+    container["terminationMessagePolicy"] = "File" if job.is_task else "FallbackToLogsOnError"
+    for name in ("args", "terminationMessagePath"):
+        container.pop(name, None)
     container["env"] = _merged_env(
         container.get("env", []),
         job.spec.get("env", []),
         [
             {"name": "QUESTLINE_PAYLOAD", "value": PAYLOAD_PATH},
             {"name": "QUESTLINE_JOB", "value": job.name},
-            {"name": "QUESTLINE_ATTEMPT", "value": str(attempt)},
+            {"name": "QUESTLINE_ATTEMPT", "value": str(job.attempt)},
             {"name": "QUESTLINE_NAMESPACE", "value": job.namespace},
             {"name": "QUESTLINE_POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
         ],

@@ -38,6 +38,11 @@ CONTAINER = "worker"
 
 DEFAULT_QUEUE = "default"
 DEFAULT_WORKER = "default"
+CONCURRENCY = 10
+KEEP_FINISHED = 10_000
+KEEP_FINISHED_PODS = 200
+START_TIMEOUT_SECONDS = 300.0
+"""What holds where neither a Queue or Worker says it, nor exists; `settings` has what a Job may say for itself."""
 
 
 def pod_name(job: str, uid: str, attempt: int) -> str:
@@ -358,13 +363,13 @@ class Queue:
             name=meta["name"],
             uid=meta["uid"],
             resource_version=int(meta["resourceVersion"]),
-            concurrency=spec.get("concurrency", 10),
+            concurrency=spec.get("concurrency", CONCURRENCY),
             paused=spec.get("paused", False),
             priority=spec.get("priority", 0),
             per_key_concurrency=spec.get("perKeyConcurrency"),
             rate_limit=None if rate is None else RateLimit(rate["count"], rate["periodSeconds"]),
-            keep_finished=spec.get("keepFinished", 10_000),
-            keep_finished_pods=spec.get("keepFinishedPods", 200),
+            keep_finished=spec.get("keepFinished", KEEP_FINISHED),
+            keep_finished_pods=spec.get("keepFinishedPods", KEEP_FINISHED_PODS),
             defaults=spec.get("defaults", {}),
             raw=raw,
         )
@@ -408,7 +413,7 @@ class Worker:
             not_ready_message=ready.get("message", "") if known else "",
             allowed_queues=None if allowed_queues is None else tuple(allowed_queues),
             allowed_workers=None if allowed_workers is None else tuple(allowed_workers),
-            start_timeout_seconds=spec.get("startTimeoutSeconds", 300),
+            start_timeout_seconds=spec.get("startTimeoutSeconds", START_TIMEOUT_SECONDS),
             raw=raw,
         )
 

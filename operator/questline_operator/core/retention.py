@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from questline_operator.core import settings
 from questline_operator.core.dependencies import needs
 from questline_operator.core.pod import Pod
-from questline_operator.core.records import Job, Key
+from questline_operator.core.records import KEEP_FINISHED, KEEP_FINISHED_PODS, Job, Key
 from questline_operator.core.rerun import runs_again
 from questline_operator.core.schedule import Schedule
 from questline_operator.core.states import OutcomeKind
@@ -17,7 +17,7 @@ from questline_operator.core.world import World, newest_first
 def expired_jobs(world: World, queue: Key, now: float) -> Iterator[Job]:
     """The queue's finished Jobs that may go now: past their TTL, or the oldest beyond keepFinished."""
     record = world.queues.get(queue)
-    limit = record.keep_finished if record else 10_000
+    limit = record.keep_finished if record else KEEP_FINISHED
     for place, job in enumerate(newest_first(world.finished_of_queue(queue))):
         ttl = settings.ttl_seconds(job, record)
         # Most Jobs are young: the walk through descendants is for those whose time may be over.
@@ -61,7 +61,7 @@ def _last_finish(world: World, job: Job) -> float:
 def expired_pods(world: World, queue: Key, pods: list[Pod], now: float) -> Iterator[Pod]:
     """Of the queue's pods, the ended ones that may go now: past their TTL, or the oldest beyond keepFinishedPods."""
     record = world.queues.get(queue)
-    limit = record.keep_finished_pods if record else 200
+    limit = record.keep_finished_pods if record else KEEP_FINISHED_PODS
     ended = [pod for pod in pods if pod.over and not pod.gone and not pod.deleting]
     ended.sort(key=_ended_at, reverse=True)
     for place, pod in enumerate(ended):

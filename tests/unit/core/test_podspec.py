@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from questline_operator.core.podspec import attempt_pod, fault_of_args, payload, worker_pod
+from questline_operator.core.podspec import fault_of_args, payload, pod_manifest, worker_pod
 from questline_operator.core.records import ANNOTATION_KEY, Job, Worker
 from questline_operator.core.states import Reason
 from tests.unit.core.builders import EPOCH, a_job, a_worker, child_of, nested
@@ -16,9 +16,7 @@ COMMAND = a_job("sync", state="Starting", attempt=3, spec={"command": ["sh", "-c
 
 
 def pod_of(job: Job, worker: Worker | None = None, *, timeout: int | None = None) -> dict[str, Any]:
-    return attempt_pod(
-        job, worker or a_worker(), attempt=3, epoch=EPOCH, root="upload", payload_text='{"v":1}', timeout=timeout
-    )
+    return pod_manifest(job, worker or a_worker(), epoch=EPOCH, root="upload", payload_text='{"v":1}', timeout=timeout)
 
 
 def container_of(pod: dict[str, Any], name: str = "worker") -> dict[str, Any]:
@@ -191,7 +189,7 @@ def test_sidecars_init_containers_and_volumes_of_the_template_stay() -> None:
 
 def test_a_job_with_its_own_image_needs_no_worker() -> None:
     job = a_job(state="Starting", attempt=3, spec={"command": ["true"], "image": "busybox"})
-    pod = attempt_pod(job, None, attempt=3, epoch=1, root="r", payload_text="{}", timeout=None)
+    pod = pod_manifest(job, None, epoch=1, root="r", payload_text="{}", timeout=None)
 
     assert container_of(pod)["image"] == "busybox"
     assert pod["spec"]["automountServiceAccountToken"] is False
