@@ -139,19 +139,7 @@ def parse_args(text: str) -> dict[str, Any]:
     Raises:
         CommandError: the text is no JSON object that the API server would keep as it is.
     """
-    where = "the args"
-    if text == "-":
-        where = "the input"
-        try:
-            text = sys.stdin.read()
-        except UnicodeDecodeError as error:
-            raise CommandError(f"the args cannot be read from {where}: {error}") from None
-    elif text.startswith("@"):
-        where = text[1:]
-        try:
-            text = Path(where).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CommandError(f"the args cannot be read from {where}: {error}") from None
+    where, text = _read(text)
 
     def refuse(word: str) -> Any:
         raise CommandError(f"{where} hold {word}, which is no JSON")
@@ -187,6 +175,19 @@ def parse_args(text: str) -> dict[str, Any]:
             f"{where} are {size:,} bytes of JSON, {ARGS_LIMIT:,} are allowed: put the data into storage and pass its id"
         )
     return args
+
+
+def _read(text: str) -> tuple[str, str]:
+    """What to call the args in a message, and their JSON: given as it is, by @FILE or from the input."""
+    where = "the input" if text == "-" else text.removeprefix("@")
+    try:
+        if text == "-":
+            return where, sys.stdin.read()
+        if text.startswith("@"):
+            return where, Path(where).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"the args cannot be read from {where}: {error}") from None
+    return "the args", text
 
 
 def _kind(value: Any) -> str:

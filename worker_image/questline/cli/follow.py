@@ -165,7 +165,7 @@ class _LogReader:
 
     def read(self, job: JobView, number: int, *, follow: bool) -> None:
         """One attempt's log; nothing but a note where its pod is gone."""
-        pod = f"{job.name}-{job.raw['metadata']['uid'][:8]}-{number}"
+        pod = job.pod_name(number)
         heads = job.attempt > 1
         try:
             for moment, text in self._cluster.log(pod, follow=follow):
@@ -199,7 +199,7 @@ class _LogReader:
             if job is None or pods is None:
                 continue
             while number <= job.attempt and (only is None or number == only):
-                pod = pods.get(f"{job.name}-{job.raw['metadata']['uid'][:8]}-{number}")
+                pod = pods.get(job.pod_name(number))
                 over = job.finished or job.attempt > number
                 if pod is not None and _has_run(pod):
                     self.read(job, number, follow=True)

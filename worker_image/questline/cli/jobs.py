@@ -10,7 +10,16 @@ import typer
 from questline.cli.app import JobArgument, OutputOption, cluster_command, complete_jobs, complete_queues
 from questline.cli.cluster import JOBS, PODS, QUEUES, WORKERS, Cluster
 from questline.cli.errors import CommandError
-from questline.cli.output import duration, job_table, note, print_objects, print_value, queue_table, say
+from questline.cli.output import (
+    duration,
+    job_table,
+    note,
+    note_none_found,
+    print_objects,
+    print_value,
+    queue_table,
+    say,
+)
 from questline.cli.selection import QueueOption, SelectorOption, StateOption, fields_of
 from questline.cli.view import JobView
 
@@ -44,7 +53,7 @@ def get(
     elif found:
         job_table([JobView(job) for job in found], everywhere=everywhere)
     else:
-        note(f"No Jobs found in {'any namespace' if everywhere else f'namespace {cluster.namespace}'}.")
+        note_none_found("Jobs", None if everywhere else cluster.namespace)
 
 
 @cluster_command()
@@ -65,7 +74,7 @@ def queues(
     elif found:
         queue_table(found, everywhere=everywhere)
     else:
-        note(f"No Queues found in {'any namespace' if everywhere else f'namespace {cluster.namespace}'}.")
+        note_none_found("Queues", None if everywhere else cluster.namespace)
 
 
 @cluster_command()

@@ -50,6 +50,11 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def note_none_found(kinds: str, namespace: str | None) -> None:
+    """The note in the place of an empty table; ``namespace`` is None where all were looked through."""
+    note(f"No {kinds} found in {'any namespace' if namespace is None else f'namespace {namespace}'}.")
+
+
 def print_objects(objects: Sequence[dict[str, Any]], output: Output, *, single: bool = False) -> None:
     """Objects as the API has them, without managedFields; several as one List."""
     clean = [_without_managed_fields(one) for one in objects]

@@ -18,7 +18,7 @@ from questline.cli.cluster import SCHEDULES, AlreadyThere, Cluster, NotFound
 from questline.cli.errors import EXIT_REFUSED, CommandError
 from questline.cli.jobs import EverywhereOption
 from questline.cli.local import look_here_for_modules
-from questline.cli.output import note, print_objects, say, schedule_table
+from questline.cli.output import note, note_none_found, print_objects, say, schedule_table
 from questline.cli.steer import patch_each
 from questline.schedules import Schedule, declared
 
@@ -41,7 +41,7 @@ def schedules(cluster: Cluster, everywhere: EverywhereOption = False, output: Ou
     elif found:
         schedule_table(found, everywhere=everywhere)
     else:
-        note(f"No Schedules found in {'any namespace' if everywhere else f'namespace {cluster.namespace}'}.")
+        note_none_found("Schedules", None if everywhere else cluster.namespace)
 
 
 @cluster_command(group=schedules_app)

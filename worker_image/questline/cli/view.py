@@ -71,6 +71,10 @@ class JobView:
     def attempt(self) -> int:
         return int(self.status.get("attempt", 0))
 
+    def pod_name(self, attempt: int) -> str:
+        """The name of that attempt's pod."""
+        return f"{self.name}-{self.raw['metadata']['uid'][:8]}-{attempt}"
+
     @property
     def outcomes(self) -> list[str]:
         """Of the attempts so far, the first first (the API keeps the last ten)."""
