@@ -139,10 +139,10 @@ def line_of(result: Result) -> str:
         return f"{name}: BROKEN: {failure_of(result)}"
     if run is None:
         return f"{name}: SURVIVED {result.seconds:.0f} CPU seconds of the simulation"
-    return f"{name}: caught by a {run.part} run after {result.seconds:.1f} CPU seconds: {test_of(run)}"
+    return f"{name}: caught by a {run.part} run after {result.seconds:.1f} CPU seconds: {name_of_test(run)}"
 
 
-def test_of(run: PartRun) -> str:
+def name_of_test(run: PartRun) -> str:
     """The test's own name, without its file's path."""
     return run.failed.rpartition("/")[2]
 
@@ -157,7 +157,7 @@ def table_of(results: Sequence[Result]) -> Table:
         assert result.mutant is not None
         run = result.caught
         by = run.part if run else result.verdict.upper()
-        test = test_of(run).partition("::")[2] if run else failure_of(result)[:200]
+        test = name_of_test(run).partition("::")[2] if run else failure_of(result)[:200]
         table.add_row(result.mutant.name, result.mutant.breaks, by, test, f"{result.seconds:.1f}")
     return table
 

@@ -87,7 +87,7 @@ class Result:
         return sum(run.seconds for run in self.runs)
 
 
-def test_files(part: Part) -> list[str]:
+def files_of(part: Part) -> list[str]:
     """The test files of that part, as they are now: new ones of the simulation are directed unless named here."""
     names = sorted(path.name for path in (ROOT / SIMULATION).glob("test_*.py"))
     chosen = [n for n in names if n not in OF_THE_MODEL and (n in RANDOM_FILES) == (part == "random")]
@@ -121,7 +121,7 @@ def kill_all() -> None:
 
 def _run_part(part: Part, folder: Path, import_path: Path, seconds: float) -> PartRun:
     notes = folder / f"{part}.jsonl"
-    command = [sys.executable, "-m", "pytest", *test_files(part), "-x", "-q", "-m", "not long"]
+    command = [sys.executable, "-m", "pytest", *files_of(part), "-x", "-q", "-m", "not long"]
     command += ["-p", "no:cacheprovider", "-p", "tests.mutants.in_child", "-o", "timeout=0"]
     environment = {
         **os.environ,

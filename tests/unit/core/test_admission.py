@@ -36,7 +36,7 @@ def test_higher_priority_goes_first_then_creation_then_index_then_name() -> None
         pytest.param(None, 0, id="none of a queue that does not exist"),
     ],
 )
-def test_free_slots(queue: Queue | None, free: int) -> None:
+def test_free_slots_are_what_the_concurrency_leaves(queue: Queue | None, free: int) -> None:
     world = a_world(a_job("a", state="Running"), a_job("b", state="Starting"), *([queue] if queue else []))
 
     assert free_slots(world, QUEUE) == free

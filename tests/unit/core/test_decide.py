@@ -79,7 +79,7 @@ PARENT = a_job("parent", state="Running")
         ),
     ],
 )
-def test_a_job_waits_because(job: Job, others: list[Record], reason: Reason) -> None:
+def test_a_waiting_job_has_the_reason_that_holds_it(job: Job, others: list[Record], reason: Reason) -> None:
     found = step(job, *others)
 
     assert isinstance(found, Hold), found
@@ -185,7 +185,7 @@ def test_of_several_reasons_the_first_to_be_mended_is_told(spec: dict[str, Any],
         ),
     ],
 )
-def test_a_job_is_skipped_for(job: Job, others: list[Record], reason: str) -> None:
+def test_a_job_that_can_never_run_is_skipped_with_the_reason(job: Job, others: list[Record], reason: str) -> None:
     found = step(job, *others)
 
     assert ends(found) == ("Skipped", reason)
@@ -325,7 +325,7 @@ def envelope(outcome: str, **fields: Any) -> Job:
         pytest.param(envelope("Canceled"), ("Canceled", "Raised"), id="cancels itself"),
     ],
 )
-def test_an_attempt_that(job: Job, end: tuple[str, str | None]) -> None:
+def test_each_outcome_leads_to_its_state(job: Job, end: tuple[str, str | None]) -> None:
     assert ends(step(job, a_pod(job, running=1))) == end
 
 

@@ -82,7 +82,7 @@ def test_a_pod_of_which_nothing_may_count_any_more_is_deleted_at_once(job: Job) 
         pytest.param({"gone": True}, id="one that is gone"),
     ],
 )
-def test_no_delete_is_sent_for(change: dict[str, Any]) -> None:
+def test_a_pod_that_goes_already_or_is_anothers_is_not_deleted(change: dict[str, Any]) -> None:
     job = a_job(state="Canceled", attempt=1)
 
     assert step(job, replace(a_pod(job, running=1), **change)) == Nothing()

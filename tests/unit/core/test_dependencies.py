@@ -46,7 +46,9 @@ NEITHER: list[Job] = []
         pytest.param([A_FAILED_AND_RERUNS], "DependencyPending", None, id="one that failed once and runs again"),
     ],
 )
-def test_each_policy_on(known: list[Job], succeeded: str | None, finished: str | None) -> None:
+def test_after_a_job_each_policy_waits_skips_or_is_met(
+    known: list[Job], succeeded: str | None, finished: str | None
+) -> None:
     default, explicit = waiting("a"), waiting("a", afterPolicy="Succeeded")
     to_the_end = waiting("a", afterPolicy="Finished")
 

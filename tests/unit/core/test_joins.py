@@ -59,7 +59,9 @@ HOLD, SKIP = Reason.DEPENDENCY_PENDING, Reason.UPSTREAM_FAILED
     ],
 )
 @pytest.mark.parametrize("after", [GROUP, {"tree": "root"}], ids=["of a group", "of a tree"])
-def test_each_policy_on(second: Any, succeeded: Reason | None, finished: Reason | None, after: Any) -> None:
+def test_after_a_group_or_tree_each_policy_waits_skips_or_is_met(
+    second: Any, succeeded: Reason | None, finished: Reason | None, after: Any
+) -> None:
     strict, lenient = joining(after), joining(after, policy="Finished")
     members = [member(0, **SUCCEEDED), member(1, **second)]
 
@@ -234,7 +236,7 @@ def test_a_duplicate_counts_as_its_original_as_that_goes_on(original: Any, reaso
         ),
     ],
 )
-def test_is_a_cycle(job: Job, others: list[Job]) -> None:
+def test_jobs_that_wait_for_each_other_are_a_cycle(job: Job, others: list[Job]) -> None:
     world = a_world(ROOT, job, *others)
 
     assert verdict(world, job) is Reason.DEPENDENCY_CYCLE
@@ -242,7 +244,7 @@ def test_is_a_cycle(job: Job, others: list[Job]) -> None:
         assert verdict(world, other) is Reason.DEPENDENCY_CYCLE
 
 
-def test_a_join_of_joins_is_none() -> None:
+def test_a_join_of_joins_is_no_cycle() -> None:
     left = joining(GROUP, name="left", parent={"group": "joins"})
     last = joining({"group": "joins"}, name="last")
 
@@ -372,7 +374,7 @@ OLD = {"ttlSecondsAfterFinished": 0}
 
 @pytest.mark.parametrize("after", [GROUP, {"tree": "root"}], ids=["its group", "its tree"])
 @pytest.mark.parametrize("state", ["Waiting", "Running"])
-def test_a_record_is_kept_for_a_join_of(after: Any, state: str) -> None:
+def test_a_record_is_kept_while_a_join_needs_it(after: Any, state: str) -> None:
     gone, ended = member(0, spec=OLD, **SUCCEEDED), a_job("other", **SUCCEEDED)
 
     assert kept(ROOT, gone, joining(after, state=state))

@@ -74,7 +74,7 @@ def test_a_report_of_another_pod_says_nothing() -> None:
         pytest.param(a_pod(TASK, running=1, phase="Failed"), id="on a lost node, which may run it still"),
     ],
 )
-def test_an_attempt_is_open(pod: Pod | None) -> None:
+def test_an_attempt_has_no_outcome_while_its_pod_may_run(pod: Pod | None) -> None:
     assert outcome_of(TASK, pod) is None
 
 
@@ -306,7 +306,7 @@ def test_an_envelope_cannot_say_that_it_was_disrupted() -> None:
         ),
     ],
 )
-def test_a_task_failed(pod: Pod, reason: str, words: str) -> None:
+def test_a_task_without_an_envelope_fails_for_what_its_pod_shows(pod: Pod, reason: str, words: str) -> None:
     found = outcome(TASK, pod)
 
     assert (found.kind, found.reason) == (OutcomeKind.FAILED, reason)

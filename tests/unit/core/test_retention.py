@@ -85,7 +85,7 @@ DUPLICATE = finished("twin", state="Skipped", duplicateOf="root", spec=LEAF)
     ],
 )
 @pytest.mark.parametrize("keep", [10_000, 0], ids=["its time is over", "it is beyond the number"])
-def test_a_record_is_kept_for(others: list[Job], keep: int) -> None:
+def test_a_record_is_kept_while_another_job_needs_it(others: list[Job], keep: int) -> None:
     assert "root" not in expired(a_world(a_queue(keepFinished=keep), ROOT, *others), 10**5)
 
 
@@ -153,7 +153,7 @@ def test_the_oldest_pods_beyond_the_number_go_before_their_time() -> None:
         pytest.param(a_pod(a_job("a", attempt=1), exit_code=0, gone=True), id="one that is gone"),
     ],
 )
-def test_no_ttl_ends(pod: Pod) -> None:
+def test_a_pod_that_runs_or_goes_already_is_not_expired(pod: Pod) -> None:
     assert gone_pods([pod], a_job("a", attempt=1), now=10**6, keepFinishedPods=0) == set()
 
 

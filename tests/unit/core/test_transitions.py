@@ -111,7 +111,7 @@ def test_an_error_of_the_sdk_speaks_for_itself() -> None:
         pytest.param(Outcome(OutcomeKind.DISRUPTED, "Disrupted"), None, 31, id="nor is a disruption"),
     ],
 )
-def test_the_next_attempt_is_due(outcome: Outcome, failures: int | None, due: float) -> None:
+def test_the_next_attempt_is_due_when_its_outcome_says(outcome: Outcome, failures: int | None, due: float) -> None:
     change = end(RUNNING, outcome)
 
     assert change.get("failures") == failures

@@ -53,7 +53,7 @@ def verdict(world: World, job: Job, now: float = 0.0) -> str:
         pytest.param(unique("b", by=window()), True, id="another scope"),
     ],
 )
-def test_it_competes_with(other: Job, compared: bool) -> None:
+def test_rivals_have_the_same_namespace_task_and_key(other: Job, compared: bool) -> None:
     world = a_world(a_queue(), a_queue("other"), unique("a"), other)
 
     assert (world.unique_key(other) == world.unique_key(unique("a"))) is compared

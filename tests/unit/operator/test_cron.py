@@ -47,7 +47,7 @@ def ticks(cron: str, zone: str, since: str, until: str) -> list[str]:
         ("0 0 * * 7", "2026-02-01T00:00:00Z"),
     ],
 )
-def test_the_next_tick_of_a_line(cron: str, following: str) -> None:
+def test_a_line_ticks_next_when_it_says(cron: str, following: str) -> None:
     assert next_tick(cron, "UTC", moment("2026-01-31T08:00:30Z")) == moment(following)
 
 

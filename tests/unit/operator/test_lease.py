@@ -28,7 +28,7 @@ HANDOVER_SECONDS = 2 * LOOK_SECONDS
 
 @dataclass
 class Process:
-    """An operator that does nothing but elect itself; every moment at which it trusted itself is told to `Watch`."""
+    """An operator that does nothing but elect itself."""
 
     server: ApiServer
     name: str
@@ -83,6 +83,13 @@ async def within(seconds: float, step: Coroutine[Any, Any, Any]) -> None:
         await step
 
 
+async def leading(server: ApiServer, name: str = "first") -> Process:
+    """A process that has acquired the Lease."""
+    process = Process(server, name).start()
+    await within(1, process.acquired.wait())
+    return process
+
+
 def holder(server: ApiServer) -> Object:
     lease = server.store.peek(LEASES, NAMESPACE, LEASE)
     assert lease is not None
@@ -93,8 +100,7 @@ def holder(server: ApiServer) -> Object:
 @simulated
 async def test_the_first_candidate_makes_the_lease_and_leads() -> None:
     server = a_server()
-    first = Process(server, "first").start()
-    await within(1, first.acquired.wait())
+    first = await leading(server)
     spec = holder(server)
     assert spec["holderIdentity"] == "first"
     assert spec["leaseDurationSeconds"] == LEASE_SECONDS
@@ -106,9 +112,7 @@ async def test_the_first_candidate_makes_the_lease_and_leads() -> None:
 @simulated
 async def test_a_second_candidate_stands_by_while_the_first_renews() -> None:
     server = a_server()
-    first, second = Process(server, "first").start(), Process(server, "second")
-    await within(1, first.acquired.wait())
-    second.start()
+    first, second = await leading(server), Process(server, "second").start()
     await asyncio.sleep(3600)
     assert first.elector.trusted
     assert not second.acquired.is_set()
@@ -140,9 +144,7 @@ async def test_wall_clocks_hours_apart_change_nothing() -> None:
 @simulated
 async def test_a_dead_leader_is_followed_once_its_record_has_not_changed_for_its_duration() -> None:
     server = a_server()
-    first, second = Process(server, "first").start(), Process(server, "second")
-    await within(1, first.acquired.wait())
-    second.start()
+    first, second = await leading(server), Process(server, "second").start()
     await asyncio.sleep(30)
     await first.stop()
     died = now()
@@ -157,9 +159,7 @@ def test_a_frozen_leader_never_trusts_itself_beside_its_successor(seconds: float
     @simulated
     async def play() -> None:
         server = a_server()
-        first, second = Process(server, "first").start(), Process(server, "second")
-        await within(1, first.acquired.wait())
-        second.start()
+        first, second = await leading(server), Process(server, "second").start()
         await asyncio.sleep(30)
         watch = asyncio.create_task(never_both(first, second))
         first.freezer.freeze()
@@ -180,8 +180,7 @@ def test_a_frozen_leader_never_trusts_itself_beside_its_successor(seconds: float
 @simulated
 async def test_a_leader_frozen_with_its_renewal_under_way_does_not_trust_the_late_answer() -> None:
     server = a_server()
-    first = Process(server, "first").start()
-    await within(1, first.acquired.wait())
+    first = await leading(server)
     server.faults.append(Fault(verb="replace", resource=LEASES, answer_delay_seconds=0.5))
     await asyncio.sleep(RETRY_SECONDS + 0.1)
     first.freezer.freeze()
@@ -195,9 +194,7 @@ async def test_a_leader_frozen_with_its_renewal_under_way_does_not_trust_the_lat
 @simulated
 async def test_a_leader_cut_off_stops_trusting_itself_before_another_may_begin() -> None:
     server = a_server()
-    first, second = Process(server, "first").start(), Process(server, "second")
-    await within(1, first.acquired.wait())
-    second.start()
+    first, second = await leading(server), Process(server, "second").start()
     await asyncio.sleep(30)
     watch = asyncio.create_task(never_both(first, second))
     server.faults.append(Fault(client="first", times=None, lose="request", hang_seconds=10.0))
@@ -228,8 +225,7 @@ async def test_trust_is_counted_from_the_sending_of_a_renewal_and_not_from_its_a
 @simulated
 async def test_one_hanging_renewal_does_not_cost_the_leadership() -> None:
     server = a_server()
-    first = Process(server, "first").start()
-    await within(1, first.acquired.wait())
+    first = await leading(server)
     for _ in range(20):
         server.faults.append(Fault(client="first", lose="request", hang_seconds=10.0))
         await asyncio.sleep(20)
@@ -239,8 +235,7 @@ async def test_one_hanging_renewal_does_not_cost_the_leadership() -> None:
 @simulated
 async def test_a_renewal_whose_answer_was_lost_is_found_to_be_ours() -> None:
     server = a_server()
-    first = Process(server, "first").start()
-    await within(1, first.acquired.wait())
+    first = await leading(server)
     server.faults.append(Fault(client="first", verb="replace", times=3, lose="answer"))
     await asyncio.sleep(60)
     assert first.elector.trusted
@@ -253,8 +248,7 @@ def test_a_lease_taken_with_a_lost_answer_is_taken(verb: str) -> None:
     async def play() -> None:
         server = a_server()
         if verb == "replace":
-            former = Process(server, "former").start()
-            await within(1, former.acquired.wait())
+            former = await leading(server, "former")
             await former.stop(release=True)
         server.faults.append(Fault(client="first", resource=LEASES, verb=verb, lose="answer"))  # type: ignore[arg-type]
         first = Process(server, "first").start()
@@ -280,9 +274,7 @@ async def test_errors_of_the_api_only_delay_a_candidate() -> None:
 @simulated
 async def test_a_released_lease_is_taken_at_the_next_look() -> None:
     server = a_server()
-    first, second = Process(server, "first").start(), Process(server, "second")
-    await within(1, first.acquired.wait())
-    second.start()
+    first, second = await leading(server), Process(server, "second").start()
     await asyncio.sleep(30)
     watch = asyncio.create_task(never_both(first, second))
     await first.stop(release=True)
@@ -295,8 +287,7 @@ async def test_a_released_lease_is_taken_at_the_next_look() -> None:
 @simulated
 async def test_whoever_releases_trusts_itself_no_more_even_before_the_answer() -> None:
     server = a_server()
-    first = Process(server, "first").start()
-    await within(1, first.acquired.wait())
+    first = await leading(server)
     assert first.task is not None
     first.task.cancel()
     releasing = asyncio.create_task(first.elector.release())
@@ -310,8 +301,7 @@ async def test_whoever_releases_trusts_itself_no_more_even_before_the_answer() -
 @simulated
 async def test_a_renewal_that_is_applied_while_the_lease_is_given_back_does_not_keep_it() -> None:
     server = a_server()
-    first = Process(server, "first").start()
-    await within(1, first.acquired.wait())
+    first = await leading(server)
     server.faults.append(Fault(client="first", verb="get", resource=LEASES, answer_delay_seconds=0.5))
     stopping = asyncio.create_task(first.stop(release=True))
     await asyncio.sleep(0.2)
@@ -326,8 +316,8 @@ async def test_a_renewal_that_is_applied_while_the_lease_is_given_back_does_not_
 @simulated
 async def test_a_standby_tells_how_long_the_lease_could_not_be_read() -> None:
     server = a_server()
-    first, second = Process(server, "first").start(), Process(server, "second")
-    await within(1, first.acquired.wait())
+    await leading(server)
+    second = Process(server, "second")
     assert second.elector.seconds_since_answer is None
     second.start()
     await asyncio.sleep(10)
@@ -352,8 +342,7 @@ async def test_releasing_anothers_lease_leaves_it_alone() -> None:
 @simulated
 async def test_release_without_an_api_server_ends_soon_and_raises_nothing() -> None:
     server = a_server()
-    first = Process(server, "first").start()
-    await within(1, first.acquired.wait())
+    first = await leading(server)
     server.faults.append(Fault(times=None, lose="request", hang_seconds=10.0))
     await within(5, first.stop(release=True))
 
@@ -361,8 +350,7 @@ async def test_release_without_an_api_server_ends_soon_and_raises_nothing() -> N
 @simulated
 async def test_a_container_restarted_in_its_pod_leads_at_once() -> None:
     server = a_server()
-    before = Process(server, "pod-1_uid-1").start()
-    await within(1, before.acquired.wait())
+    before = await leading(server, "pod-1_uid-1")
     await asyncio.sleep(30)
     await before.stop()
     after = Process(server, "pod-1_uid-1").start()
@@ -373,8 +361,7 @@ async def test_a_container_restarted_in_its_pod_leads_at_once() -> None:
 @simulated
 async def test_a_leader_whose_record_another_overwrote_is_told_so() -> None:
     server = a_server()
-    first = Process(server, "first").start()
-    await within(1, first.acquired.wait())
+    first = await leading(server)
     lease = server.store.get(LEASES, NAMESPACE, LEASE)
     lease["spec"]["holderIdentity"] = "intruder"
     server.store.replace(LEASES, NAMESPACE, LEASE, lease)
@@ -387,8 +374,7 @@ async def test_a_leader_whose_record_another_overwrote_is_told_so() -> None:
 @simulated
 async def test_a_lease_deleted_by_hand_is_made_again_by_its_leader() -> None:
     server = a_server()
-    first = Process(server, "first").start()
-    await within(1, first.acquired.wait())
+    first = await leading(server)
     server.store.delete(LEASES, NAMESPACE, LEASE)
     await asyncio.sleep(RETRY_SECONDS + 0.2)
     assert holder(server)["holderIdentity"] == "first"
