@@ -67,13 +67,14 @@ class World:
     def put_job(self, job: Job) -> Job | None:
         """Take the record in; the one that it replaces is returned."""
         old = self.jobs.get(job.key)
-        if old is not None:
+        is_new = old is None or old.uid != job.uid
+        if old is not None and is_new:
+            self.remove_job(job.key)  # deleted unseen
+        elif old is not None:
             self._unindex_job(old)
-            if old.uid != job.uid:
-                self._forget(old)
         self.jobs[job.key] = job
         self._index_job(job)
-        if old is None or old.uid != job.uid:
+        if is_new:
             self._join_trees(job)
         self._count(job)
         self._count_unclaimed_children(job)
@@ -85,14 +86,11 @@ class World:
         job = self.jobs.pop(key, None)
         if job is not None:
             self._unindex_job(job)
-            self._forget(job)
+            self._unique_key.pop(job.uid, None)
+            self._leave(job)
+            self._count_unclaimed_children(job)
+            self._fell_needless_trees(job)
         return job
-
-    def _forget(self, job: Job) -> None:
-        self._unique_key.pop(job.uid, None)
-        self._leave(job)
-        self._count_unclaimed_children(job)
-        self._fell_needless_trees(job)
 
     def open_attempt(self, job: Job) -> Job | None:
         """The Job as it is now, where the attempt of this record is still its open one; else None."""

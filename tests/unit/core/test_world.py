@@ -10,7 +10,7 @@ from questline_operator.core.pod import Pod
 from questline_operator.core.records import ANNOTATION_REPLACES, ANNOTATION_SCHEDULE_UID, ANNOTATION_TICK, Job, Tick
 from questline_operator.core.tallies import Standing, Tally, counts, standing_of
 from questline_operator.core.world import UniqueKey, World, newest_first
-from tests.unit.core.builders import T0, a_job, a_pod, a_world, put, time_of, uid_of
+from tests.unit.core.builders import T0, a_job, a_pod, a_world, child_of, put, time_of, uid_of
 
 NAMES = ("a", "b", "c", "d")
 QUEUES = ("default", "media")
@@ -265,6 +265,17 @@ def test_groups_and_trees_are_what_a_walk_through_all_finds(changes: list[Change
         assert standings(world.group(key)) == expected([job for job in everyone if job.group == key])
     for root in everyone:
         assert standings(world.tree(root)) == expected([root, *world.descendants_of(root)])
+
+
+def test_a_parent_that_is_made_anew_under_its_name_is_gone_for_the_children_of_the_former() -> None:
+    child = a_job("c", state="Canceled", spec={"parent": {**child_of(a_job("p")), "group": "g"}})
+    world = a_world(a_job("p"), child)
+    assert child.group is not None
+    assert list(world.group(child.group)) == []
+
+    world.put_job(a_job("p", uid="another"))
+
+    assert list(world.group(child.group)) == [child.key]
 
 
 def test_a_tree_that_nobody_waits_for_any_more_is_not_counted() -> None:
