@@ -231,7 +231,7 @@ class Replay:
                 self._totals[job.uid, number] = job.status.get("children", {}).get("total", 0)
         claimed = job.state in ACTIVE and before.state not in ACTIVE
         if claimed and before.cancel:
-            self.broken(9, f"{job.name} was claimed though it is cancelled")
+            self.broken(9, f"{job.name} was claimed though it is canceled")
         if claimed and not before.attempt:
             self._see_dependencies(job)
             self._see_window(job)

@@ -76,7 +76,7 @@ async def test_cancel_of_five_hundred_with_joins_and_work_in_all_states_leaves_n
 
 
 def found(jobs: list[Job]) -> dict[str, bool]:
-    """Which of the states that the tree is to be cancelled in are there."""
+    """Which of the states that the tree is to be canceled in are there."""
     leaves = [job for job in jobs if job.spec["task"] == "tasks:leaf"]
     waiting = [job for job in leaves if job.state is State.WAITING]
     return {
@@ -90,7 +90,7 @@ def found(jobs: list[Job]) -> dict[str, bool]:
 
 
 def claims_after_the_end(fake: Live) -> list[str]:
-    """The Jobs that were claimed after an eighth of the tree was cancelled: those under way are through then."""
+    """The Jobs that were claimed after an eighth of the tree was canceled: those under way are through then."""
     attempts: Counter[str] = Counter()
     canceled, late = set(), []
     for event in fake.history.in_order():

@@ -103,7 +103,7 @@ async def test_a_task_whose_pod_is_taken_away_ends_within_its_grace_and_runs_aga
     assert violations(live.history.in_order()) == []
 
 
-async def test_a_cancelled_task_is_canceled_whether_it_is_interrupted_or_snoozes_and_succeeded_where_it_returns(
+async def test_a_canceled_task_is_canceled_whether_it_is_interrupted_or_snoozes_and_succeeded_where_it_returns(
     live: Live,
 ) -> None:
     await live.apply(a_worker("patient", template=patient()))

@@ -148,7 +148,7 @@ class Life:
     # The end
 
     async def _mend(self) -> None:
-        """Everything works again; while Jobs wait, one more tree is cancelled, or one Job deleted, and one runs again;
+        """Everything works again; while Jobs wait, one more tree is canceled, or one Job deleted, and one runs again;
         then nothing is held any more: from here on each Job must come to its end."""
         people = self._people
         self._breakage.mend()

@@ -169,7 +169,7 @@ class Judge:
         return any(one["spec"].get("rerun") for one in (raw, *self.living_ancestors(raw)))
 
     def canceled_since(self, raw: Object) -> float:
-        """Since when one of its ancestors has been cancelled or replaced; infinity where none is."""
+        """Since when one of its ancestors has been canceled or replaced; infinity where none is."""
         since = float("inf")
         run_again = self.is_run_again(raw)
         for one in self.living_ancestors(raw):
@@ -183,7 +183,7 @@ class Judge:
         return since
 
     def is_canceled(self, raw: Object) -> bool:
-        """Whether it will not run again: it or an ancestor is cancelled or replaced."""
+        """Whether it will not run again: it or an ancestor is canceled or replaced."""
         return bool(raw["spec"].get("cancel")) or self.canceled_since(raw) < float("inf")
 
     def unfinished_since(self, raw: Object) -> float:
@@ -268,7 +268,7 @@ class Judge:
             self.broken(12, f"{name}: epoch {old['epoch']} -> {new['epoch']}")
         if old.get("state") == "Waiting" and new["state"] in ACTIVE:
             if raw["spec"].get("cancel"):
-                self.broken(9, f"{name} was claimed though it is cancelled")
+                self.broken(9, f"{name} was claimed though it is canceled")
             self._claims.judge_claim(uid, raw, old)
         if old.get("state") != new["state"] == "Skipped":
             self._claims.judge_skip(raw)
@@ -317,7 +317,7 @@ class Judge:
             self.broken(9, f"{name} is Canceled ({reason}), and nobody has asked for it")
 
     def _was_canceled(self, one: Object) -> bool:
-        """Whether it is cancelled or replaced, or was lately."""
+        """Whether it is canceled or replaced, or was lately."""
         uid, armed = one["metadata"]["uid"], self.armed.get(one["metadata"]["uid"])
         return (
             one["spec"].get("cancel")
@@ -388,7 +388,7 @@ class Judge:
                 since = min(since, self.schedules.replaced_since(one))
             allowed = CALM_CANCEL_SECONDS if since >= self.calm_since else CANCEL_SECONDS
             if self.now > since + allowed:
-                self.broken(9, f"{pod.name} was created long after {one['metadata']['name']} was cancelled")
+                self.broken(9, f"{pod.name} was created long after {one['metadata']['name']} was canceled")
         parent = _parent(job)
         if not parent or not parent.get("staged", True):
             return
@@ -399,7 +399,7 @@ class Judge:
             self.broken(4, f"{pod.name} was created; its parent reported {total} children")
 
     def _see_end(self, pod: Pod) -> None:
-        """9: what runs when it or an ancestor is cancelled or replaced is told to end, and has its grace."""
+        """9: what runs when it or an ancestor is canceled or replaced is told to end, and has its grace."""
         job = self.jobs.get(pod.owner_uid)
         if job is None or pod.owner_uid not in self.alive:
             return
@@ -408,7 +408,7 @@ class Judge:
         late = CALM_CANCEL_SECONDS if since >= self.calm_since else LATE_SECONDS
         if self.now > since + late + GRACE_SECONDS:
             took = self.now - since
-            self.broken(9, f"{pod.name} ran on for {took:.0f} s after it or an ancestor was cancelled")
+            self.broken(9, f"{pod.name} ran on for {took:.0f} s after it or an ancestor was canceled")
 
     # The end
 

@@ -51,7 +51,7 @@ class RerunJudge:
             judge.broken(7, f"{name} runs again with {new['failures']} failures")
         since = judge.canceled_since(raw)
         if raw["spec"].get("cancel") or since < judge.late_since:
-            judge.broken(9, f"{name} runs again, though it or an ancestor is cancelled")
+            judge.broken(9, f"{name} runs again, though it or an ancestor is canceled")
         if asked and old["state"] == "Canceled":
             below = [judge.jobs[uid] for uid in judge.descendants(raw["metadata"]["uid"]) if uid in judge.alive]
             going = [

@@ -226,7 +226,7 @@ class ScheduleJudge:
                 self._judge.broken("overlap Replace", f"{names[0]} was claimed while {names[1]} is not over")
 
     def _is_unseen(self, raw: Object) -> bool:
-        """Whether no watch may have told of it: then it has no pod, and is cancelled when it comes."""
+        """Whether no watch may have told of it: then it has no pod, and is canceled when it comes."""
         lately = self._judge.seen_at[raw["metadata"]["uid"]] > self._judge.late_since
         return lately and "attempt" not in raw["status"]
 

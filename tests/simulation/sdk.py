@@ -74,7 +74,7 @@ def snoozed(delay_seconds: float) -> Ended:
 
 
 def canceled(message: str = "no longer wanted") -> Ended:
-    """The task cancelled itself."""
+    """The task canceled itself."""
     return Ended(0, {"outcome": "Canceled", "reason": "Raised", "message": message})
 
 

@@ -516,7 +516,7 @@ async def test_a_join_is_not_looked_at_for_each_of_its_many_children() -> None:
 
 
 @simulated
-async def test_a_tree_is_joined_though_a_child_of_an_attempt_that_was_cancelled_is_still_there() -> None:
+async def test_a_tree_is_joined_though_a_child_of_an_attempt_that_was_canceled_is_still_there() -> None:
     async def parent(attempt: Attempt) -> Ended:
         await attempt.enqueue("tasks:child")
         if attempt.number == 1:

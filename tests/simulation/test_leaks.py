@@ -69,7 +69,7 @@ async def _parent(attempt: Attempt) -> Ended:
 
 
 async def _wave(cluster: Cluster, wave: int) -> None:
-    """Jobs of every kind; those that would wait for ever are deleted or cancelled."""
+    """Jobs of every kind; those that would wait for ever are deleted or canceled."""
 
     def name(kind: str, number: int = 0) -> str:
         return f"{kind}-{wave}-{number}"

@@ -343,7 +343,7 @@ async def test_a_worker_that_the_api_server_refuses_holds_its_jobs_and_says_why(
 
 
 @simulated
-async def test_a_command_that_exits_cleanly_on_sigterm_is_cancelled_all_the_same() -> None:
+async def test_a_command_that_exits_cleanly_on_sigterm_is_canceled_all_the_same() -> None:
     async def polite(attempt: Attempt) -> Ended:
         attempt.handles_sigterm = True
         await attempt.stopping.wait()

@@ -156,7 +156,7 @@ async def test_former_children_stay_as_they_are_and_new_ones_are_made() -> None:
 
 
 @simulated
-async def test_a_cancelled_job_runs_again_by_one_update_and_its_children_do_not() -> None:
+async def test_a_canceled_job_runs_again_by_one_update_and_its_children_do_not() -> None:
     async def parent(attempt: Attempt) -> Ended:
         if attempt.number == 1:
             await attempt.enqueue("tasks:child", staged=False)
@@ -183,7 +183,7 @@ async def test_a_cancelled_job_runs_again_by_one_update_and_its_children_do_not(
 
 
 @simulated
-async def test_a_child_of_a_cancelled_job_runs_again_only_when_that_does() -> None:
+async def test_a_child_of_a_canceled_job_runs_again_only_when_that_does() -> None:
     async def parent(attempt: Attempt) -> Ended:
         if attempt.number == 1:
             await attempt.enqueue("tasks:child")
@@ -207,7 +207,7 @@ async def test_a_child_of_a_cancelled_job_runs_again_only_when_that_does() -> No
 
 
 @simulated
-async def test_a_job_that_cancelled_itself_and_a_duplicate_run_again() -> None:
+async def test_a_job_that_canceled_itself_and_a_duplicate_run_again() -> None:
     async def moody(attempt: Attempt) -> Ended:
         return canceled() if attempt.number == 1 else succeeded()
 
@@ -331,7 +331,7 @@ async def test_what_was_skipped_for_a_job_of_a_deleted_tree_does_not_wait_becaus
 
 
 @simulated
-async def test_a_job_below_a_cancelled_one_does_not_run_again_as_soon_as_that_is_tidied_away() -> None:
+async def test_a_job_below_a_canceled_one_does_not_run_again_as_soon_as_that_is_tidied_away() -> None:
     async def parent(attempt: Attempt) -> Ended:
         await attempt.enqueue("tasks:child", staged=False)
         await attempt.work(100.0)

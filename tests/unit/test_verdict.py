@@ -266,7 +266,7 @@ def _written_by_an_older_leader(story: Story) -> None:
     story.job("a", epoch=3)
 
 
-def _claimed_when_cancelled(story: Story) -> None:
+def _claimed_when_canceled(story: Story) -> None:
     story.job("a", spec={"cancel": True})
     story.attempt("a", spec={"cancel": True})
 
@@ -326,7 +326,7 @@ BROKEN: list[tuple[Callable[[Story], None], str]] = [
     (_tick_made_twice, "10, at 2: tick-2 is the second Job of one tick"),
     (_two_in_a_window, "uniqueness, at 7: b was claimed in the window of a"),
     (_written_by_an_older_leader, "8, at 2: a was written in epoch 3 after 4"),
-    (_claimed_when_cancelled, "9, at 2: a was claimed though it is cancelled"),
+    (_claimed_when_canceled, "9, at 2: a was claimed though it is canceled"),
     (_pod_left, "9, at 6: pod a-"),
     (_failure_of_an_eviction, "11, at 3: a has 1 failures, but 0 of its attempts failed"),
     (_number_given_back, "12, at 2: a went from attempt 2 to 1"),

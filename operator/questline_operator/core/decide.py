@@ -218,7 +218,7 @@ def _step_of_attempt(world: World, job: Job, now: float, epoch: int | None) -> S
 
 
 def _ended_by_deletion(pod: Pod) -> bool:
-    """Whether the container ended only after its pod was to go: a clean exit on SIGTERM finishes no cancelled Job."""
+    """Whether the container ended only after its pod was to go: a clean exit on SIGTERM finishes no canceled Job."""
     requested = pod.deletion_requested_at
     return requested is not None and (pod.finished_at is None or pod.finished_at >= requested)
 
@@ -258,11 +258,11 @@ def _claimed_at(job: Job) -> float:
 
 
 def _cancellation(world: World, job: Job) -> tuple[Reason, str] | None:
-    """Why it is to be cancelled, or None."""
+    """Why it is to be canceled, or None."""
     if job.cancel:
         return Reason.REQUESTED, "spec.cancel is true"
     successor = successor_of(world, job)
     if successor is not None:
         return Reason.REPLACED, f"a later tick of its Schedule put Job {successor.name} in its place"
     ancestor = canceled_ancestor(world, job)
-    return (Reason.ANCESTOR_CANCELED, f"its ancestor {ancestor.name} was cancelled") if ancestor else None
+    return (Reason.ANCESTOR_CANCELED, f"its ancestor {ancestor.name} was canceled") if ancestor else None

@@ -84,7 +84,7 @@ def root_record(world: World, job: Job) -> Job:
 
 
 def canceled_ancestor(world: World, job: Job) -> Job | None:
-    """The nearest ancestor that was cancelled or replaced; a finished one counts, whose state stays what it was.
+    """The nearest ancestor that was canceled or replaced; a finished one counts, whose state stays what it was.
 
     Below what a person runs again nothing is replaced.
     """

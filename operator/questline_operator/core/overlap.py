@@ -29,7 +29,7 @@ def may_have_unseen(world: World, schedule_uid: str) -> bool:
 
 
 def gate_of_replaced(world: World, job: Job) -> Hold | None:
-    """A Job that takes the place of earlier ones starts when those, which are cancelled for it, have ended."""
+    """A Job that takes the place of earlier ones starts when those, which are canceled for it, have ended."""
     if job.tick is None or not job.tick.replaces or job.admitted:
         return None
     runs = [run for run in unfinished_runs(world, job.tick.schedule_uid, job.tick.at) if _is_to_end(world, run)]
@@ -39,7 +39,7 @@ def gate_of_replaced(world: World, job: Job) -> Hold | None:
 
 
 def _is_to_end(world: World, run: Job) -> bool:
-    """Whether something of it is unfinished that is cancelled: what a person runs again goes on, with all below it."""
+    """Whether something of it is unfinished that is canceled: what a person runs again goes on, with all below it."""
     return any(
         not one.terminal and not any(above.rerun for above in (one, *ancestors(world, one)))
         for one in (run, *world.descendants_of(run))

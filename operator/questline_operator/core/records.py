@@ -91,7 +91,7 @@ class Upstream:
 
 @dataclass(frozen=True)
 class Tick:
-    """Which tick of which Schedule made a Job. ``replaces``: what earlier ticks left unfinished is cancelled for it."""
+    """Which tick of which Schedule made a Job. ``replaces``: what earlier ticks left unfinished is canceled for it."""
 
     schedule_uid: str
     at: float

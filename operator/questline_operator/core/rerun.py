@@ -10,7 +10,7 @@ from questline_operator.core.world import World
 def runs_again(world: World, job: Job) -> bool:
     """Whether a Job that has ended goes back to Waiting.
 
-    A cancelled one does not, nor one below a cancelled one: it would only be cancelled again.
+    A canceled one does not, nor one below a canceled one: it would only be canceled again.
     """
     asked = job.rerun_due
     if not (asked or _upstream_went_on(world, job) or _duplicate_went_on(world, job)):

@@ -35,7 +35,7 @@ def still_needed(world: World, job: Job, now: float) -> bool:
     return (
         any(not waiter.terminal for waiter in needs(world, job))
         or _group_is_open(world, job)
-        # One whose rerun is due waits, below a cancelled Job, until that is taken back: not until its record is gone.
+        # One whose rerun is due waits, below a canceled Job, until that is taken back: not until its record is gone.
         or any(not descendant.terminal or descendant.rerun_due for descendant in world.descendants_of(job))
         or still_compared(world, job, now)
         or ((schedule := world.schedule_of(job)) is not None and _may_be_made_again(schedule, job))

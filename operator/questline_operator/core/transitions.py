@@ -136,7 +136,7 @@ def end_attempt(
     """Starting or Running -> what the outcome of the attempt makes of the Job.
 
     Args:
-        canceled: why the Job is being cancelled, where it is: then no further attempt follows.
+        canceled: why the Job is being canceled, where it is: then no further attempt follows.
     """
     if canceled is not None and outcome.kind is OutcomeKind.DISRUPTED:
         outcome = replace(outcome, kind=OutcomeKind.CANCELED, reason=canceled[0], message=canceled[1])
@@ -155,7 +155,7 @@ def end_attempt(
     if counted:
         change |= {"failures": failures, "error": error, "children": outcome.children}
     if outcome.kind is OutcomeKind.CANCELED and canceled is None:
-        return change | _finish(job, State.CANCELED, Reason.RAISED, outcome.message or "the task cancelled itself", now)
+        return change | _finish(job, State.CANCELED, Reason.RAISED, outcome.message or "the task canceled itself", now)
     if outcome.kind is OutcomeKind.FATAL:
         return change | _finish(job, State.FAILED, outcome.reason, what, now)
     if counted and failures >= limit:

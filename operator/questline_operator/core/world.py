@@ -357,7 +357,7 @@ class World:
         return standing_of(self.original_of(job)) if counts(job) and not self._is_left_behind(job) else None
 
     def _is_left_behind(self, job: Job) -> bool:
-        """Whether it ended unclaimed, cancelled or as a Duplicate, and its parent's attempt has not succeeded: it is
+        """Whether it ended unclaimed, canceled or as a Duplicate, and its parent's attempt has not succeeded: it is
         none of what a later success has made, no more than one that was Skipped for that."""
         parent = self.parent_of(job)
         if not job.terminal or job.attempt or job.parent is None or parent is None:

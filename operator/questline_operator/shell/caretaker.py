@@ -49,7 +49,7 @@ class Caretaker:
         return self._controller.world
 
     async def run(self) -> NoReturn:
-        """Run the loops until cancelled."""
+        """Run the loops until canceled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_queue_status())
             tasks.create_task(self._keep_workers_checked())

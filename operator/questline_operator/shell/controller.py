@@ -298,7 +298,7 @@ class Controller:
             return
         if not isinstance(next_step(self.world, claimed, self._clock.now(), epoch=self.epoch), CreatePod):
             self._turnstile.rejections.ended(job.queue_key)
-            return  # cancelled meanwhile, say
+            return  # canceled meanwhile, say
         await self._create_pod(claimed, actions)
 
     async def _create_pod(self, job: Job, actions: Actions) -> None:
@@ -360,7 +360,7 @@ class Controller:
     ) -> None:
         self._busy.add(key)
         task = tasks.create_task(self._guarded(key, action, look_at or key))
-        # One that is cancelled before its first step has not begun its action, which would be called forgotten.
+        # One that is canceled before its first step has not begun its action, which would be called forgotten.
         task.add_done_callback(lambda done: action.close())
 
     async def _guarded(self, key: Key, action: Coroutine[Any, Any, Any], look_at: Key) -> None:

@@ -63,7 +63,7 @@ class Leader:
         ]
 
     async def run(self) -> NoReturn:
-        """Lead until cancelled.
+        """Lead until canceled.
 
         Raises:
             ExceptionGroup: holding LeadershipLostError, or an error that nobody foresaw.

@@ -32,7 +32,7 @@ class Reflector:
         self.last_activity = clock.monotonic()
 
     async def run(self) -> NoReturn:
-        """Follow the kind until cancelled; errors of the API only delay it."""
+        """Follow the kind until canceled; errors of the API only delay it."""
         version, delay = "", FIRST_DELAY_SECONDS
         while True:
             began = self._clock.monotonic()

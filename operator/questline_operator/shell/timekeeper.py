@@ -54,7 +54,7 @@ class Timekeeper:
         return self._controller.world
 
     async def run(self) -> NoReturn:
-        """Follow every Schedule until cancelled.
+        """Follow every Schedule until canceled.
 
         Raises:
             LeadershipLostError: a write found that this process leads no more.

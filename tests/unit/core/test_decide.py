@@ -199,7 +199,7 @@ def test_a_job_once_claimed_is_never_skipped() -> None:
     assert isinstance(step(orphan), Ready)
 
 
-def test_a_waiting_job_is_cancelled_at_once() -> None:
+def test_a_waiting_job_is_canceled_at_once() -> None:
     canceled = a_job("parent", state="Succeeded", spec={"cancel": True})
 
     assert ends(step(a_job(spec={"cancel": True, "suspend": True}))) == ("Canceled", "Requested")

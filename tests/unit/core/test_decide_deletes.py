@@ -1,4 +1,4 @@
-"""Pods that outlive their attempt, and Jobs that are cancelled: the part of the state machine that takes pods away."""
+"""Pods that outlive their attempt, and Jobs that are canceled: the part of the state machine that takes pods away."""
 
 from dataclasses import replace
 from typing import Any
@@ -54,10 +54,10 @@ def test_a_back_off_that_ends_first_is_looked_at_first() -> None:
             a_job(attempt=1, attempts=[an_attempt(1, "Failed", at=100, reason="StartTimeout")]),
             id="one that never began",
         ),
-        pytest.param(a_job(state="Canceled", attempt=1, attempts=[an_attempt(1, "Canceled", at=100)]), id="cancelled"),
+        pytest.param(a_job(state="Canceled", attempt=1, attempts=[an_attempt(1, "Canceled", at=100)]), id="canceled"),
         pytest.param(
             a_job(state="Succeeded", attempt=1, attempts=[an_attempt(1, at=100)], spec={"cancel": True}),
-            id="a Job cancelled after its end",
+            id="a Job canceled after its end",
         ),
         pytest.param(
             a_job(attempt=12, attempts=[an_attempt(12, "Failed", at=100)]), id="one of which no entry is left"
@@ -107,12 +107,12 @@ def test_cancel_deletes_the_pod_then_says_canceling_then_waits_then_ends() -> No
     assert ends(step(said, replace(leaving, gone=True))) == ("Canceled", "Requested")
 
 
-def test_a_cancelled_claim_whose_pod_nobody_has_seen_ends_at_once() -> None:
+def test_a_canceled_claim_whose_pod_nobody_has_seen_ends_at_once() -> None:
     """This process creates a claim's pod in one go with the claim: what was not seen is not."""
     assert ends(step(CANCELED)) == ("Canceled", "Requested")
 
 
-def test_a_running_descendant_of_a_cancelled_job_is_cancelled() -> None:
+def test_a_running_descendant_of_a_canceled_job_is_canceled() -> None:
     ancestor = a_job("ancestor", state="Succeeded", spec={"cancel": True})
     job = a_job(state="Running", spec={"parent": child_of(ancestor)})
 
@@ -138,14 +138,14 @@ def test_a_report_already_written_wins_over_a_cancel_and_no_attempt_follows(
     assert ends(step(job, a_pod(job, running=1))) == end
 
 
-def test_a_cancelled_command_that_leaves_cleanly_on_sigterm_is_cancelled() -> None:
+def test_a_canceled_command_that_leaves_cleanly_on_sigterm_is_canceled() -> None:
     job = a_job(state="Running", attempt=1, spec={"cancel": True, "command": ["serve"]})
     left = a_pod(job, exit_code=0, finished=20, deleting=True)
 
     assert ends(step(job, replace(left, gone=True))) == ("Canceled", "Requested")
 
 
-def test_a_cancelled_command_that_had_ended_before_keeps_its_end() -> None:
+def test_a_canceled_command_that_had_ended_before_keeps_its_end() -> None:
     job = a_job(state="Running", attempt=1, spec={"cancel": True, "command": ["serve"]})
 
     assert ends(step(job, a_pod(job, exit_code=0))) == ("Succeeded", None)

@@ -40,7 +40,7 @@ NEITHER: list[Job] = []
         pytest.param([A_RUNS], "DependencyPending", "DependencyPending", id="one that runs"),
         pytest.param([A_SUCCEEDED], None, None, id="one that succeeded"),
         pytest.param([A_FAILED], "UpstreamFailed", None, id="one that failed"),
-        pytest.param([a_job("a", state="Canceled")], "UpstreamFailed", None, id="one that was cancelled"),
+        pytest.param([a_job("a", state="Canceled")], "UpstreamFailed", None, id="one that was canceled"),
         pytest.param([a_job("a", state="Skipped")], "UpstreamFailed", None, id="one that was skipped"),
         pytest.param([A_RERUNS], None, None, id="one that succeeded once and runs again"),
         pytest.param([A_FAILED_AND_RERUNS], "DependencyPending", None, id="one that failed once and runs again"),

@@ -53,7 +53,7 @@ HOLD, SKIP = Reason.DEPENDENCY_PENDING, Reason.UPSTREAM_FAILED
         pytest.param(RUNS, HOLD, HOLD, id="one that runs"),
         pytest.param(SUCCEEDED, None, None, id="one that succeeded"),
         pytest.param(FAILED, SKIP, None, id="one that failed"),
-        pytest.param(CANCELED, SKIP, None, id="one that was cancelled"),
+        pytest.param(CANCELED, SKIP, None, id="one that was canceled"),
         pytest.param(AGAIN, HOLD, None, id="one that failed and runs again"),
         pytest.param({**AGAIN, "succeededAttempts": [1]}, None, None, id="one that succeeded and runs again"),
     ],

@@ -65,7 +65,7 @@ def test_a_root_has_no_gate() -> None:
         pytest.param(FAILED, {}, Reason.PARENT_FAILED, id="its parent failed for good"),
         pytest.param(BACKING_OFF, {}, Reason.PARENT_FAILED, id="its attempt failed, the next one has not begun"),
         pytest.param(BACKING_OFF, {"staged": False}, Reason.PARENT_FAILED, id="not staged, but its attempt is over"),
-        pytest.param(a_job("parent", state="Canceled", attempt=2), {}, Reason.PARENT_FAILED, id="its parent cancelled"),
+        pytest.param(a_job("parent", state="Canceled", attempt=2), {}, Reason.PARENT_FAILED, id="its parent canceled"),
         pytest.param(RUNNING, {"index": MAX_CHILDREN - 1}, Reason.STAGED, id="the last child that may be"),
         pytest.param(RUNNING, {"index": MAX_CHILDREN}, Reason.TOO_MANY_CHILDREN, id="one child too many"),
         pytest.param(RUNNING, {"uid": "another"}, Reason.PARENT_GONE, id="its parent's name is another Job's by now"),
@@ -147,7 +147,7 @@ def test_a_thousand_enqueues_are_allowed_and_one_more_is_too_deep(written: bool)
     assert "use a Schedule" in verdict.message
 
 
-def test_the_nearest_cancelled_ancestor_is_found_even_when_it_had_finished() -> None:
+def test_the_nearest_canceled_ancestor_is_found_even_when_it_had_finished() -> None:
     root = a_job("root", state="Succeeded", spec={"cancel": True})
     middle = a_job("middle", state="Succeeded", spec={"parent": child_of(root)})
     raised = a_job("raised", state="Canceled", attempt=1, spec={"parent": child_of(middle)})

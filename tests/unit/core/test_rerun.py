@@ -53,7 +53,7 @@ def test_a_rerun_raised_during_a_run_takes_effect_after_it(state: str) -> None:
     assert a_job(state="Failed", attempt=2, spec=RAISED).rerun_due
 
 
-def test_a_job_that_is_cancelled_or_below_a_cancelled_one_stays_as_it_ended() -> None:
+def test_a_job_that_is_canceled_or_below_a_canceled_one_stays_as_it_ended() -> None:
     above = a_job("above", state="Canceled")
     asked = a_job("above", state="Succeeded", spec={"cancel": True})
 
@@ -260,7 +260,7 @@ def test_a_dependant_whose_parent_is_gone_is_not_armed_to_be_skipped_for_that() 
     assert not stays(job, a_job("member", attempt=1, finishes=1, spec=dict(member.spec)), parent)
 
 
-def test_a_cancelled_dependant_is_not_armed() -> None:
+def test_a_canceled_dependant_is_not_armed() -> None:
     assert stays(skipped_for(A_FAILED, cancel=True), A_AGAIN)
 
 

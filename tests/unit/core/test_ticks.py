@@ -311,7 +311,7 @@ REPLACING = a_schedule(status=at(120), overlap="Replace")
 FIRST, SECOND = job_of(REPLACING, 0, state="Running"), job_of(REPLACING, 60, state="Waiting")
 
 
-def test_a_job_that_is_replaced_is_cancelled_with_all_its_descendants() -> None:
+def test_a_job_that_is_replaced_is_canceled_with_all_its_descendants() -> None:
     ended = job_of(REPLACING, 0, state="Succeeded")
     child = a_job("child", created=1, spec={"parent": child_of(ended)})
     waiting = job_of(REPLACING, 0, state="Waiting")

@@ -96,7 +96,7 @@ FIRST_SPECS: dict[str, dict[str, Any]] = {
     "waiting for another": {"after": [{"job": "nobody"}]},
     "not due": {"runAt": "2100-01-01T00:00:00Z"},
     "suspended": {"suspend": True},
-    "cancelled": {"cancel": True},
+    "canceled": {"cancel": True},
     "of a queue that does not exist": {"queue": "nowhere"},
 }
 
@@ -110,7 +110,7 @@ def test_a_parked_job_blocks_nobody(why: str) -> None:
     assert verdict(world, second, 5) == "runs"
 
 
-def test_a_job_that_is_being_deleted_or_whose_ancestor_was_cancelled_blocks_nobody() -> None:
+def test_a_job_that_is_being_deleted_or_whose_ancestor_was_canceled_blocks_nobody() -> None:
     canceled = a_job("canceled", state="Succeeded", spec={"cancel": True}, children={"total": 1})
     orphan = unique("a2", spec={"parent": child_of(canceled)})
     world = world_of(unique("a1", deleting=True), canceled, orphan, second := unique("b", created=5))

@@ -210,7 +210,7 @@ WAITING: list[tuple[str, Job, list[Record], str, str]] = [
         "is about to be Skipped (ParentFailed): attempt 1 of its parent parent did not succeed",
     ),
     (
-        "it is cancelled",
+        "it is canceled",
         a_job(spec={"cancel": True}),
         [],
         "Requested",
@@ -303,7 +303,7 @@ def test_the_default_queue_that_is_not_made_yet_is_waited_for() -> None:
             canceling := a_job(state="Running", reason="Canceling", spec={"cancel": True}),
             [a_pod(canceling, running=18, deleting=True)],
             f"is being canceled: pod {canceling.pod_name(1)} is to end within its grace",
-            id="is being cancelled",
+            id="is being canceled",
         ),
         pytest.param(
             reported := a_job(state="Running", report=a_report(a_job(attempt=1), "Failed", message="ValueError: no")),

@@ -64,7 +64,7 @@ def rerun(
 
 
 def _raised(job: JobView) -> dict[str, Any]:
-    """A cancelled Job runs again only where the same update takes that back."""
+    """A canceled Job runs again only where the same update takes that back."""
     change: dict[str, Any] = {"rerun": int(job.spec.get("rerun", 0)) + 1}
     return change | {"cancel": False} if job.spec.get("cancel") else change
 
