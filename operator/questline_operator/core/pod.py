@@ -111,6 +111,11 @@ class Pod:
         return self.name == pod_name(self.job, job_uid, self.attempt)
 
     @property
+    def named_as_attempt(self) -> bool:
+        """Whether the operator made it: labels can be forged, so a pod of another name is nobody's to delete."""
+        return self.epoch > 0 and self.name.startswith(f"{self.job}-") and self.name.endswith(f"-{self.attempt}")
+
+    @property
     def started(self) -> bool:
         """Whether the container ``worker`` has run."""
         return self.started_at is not None

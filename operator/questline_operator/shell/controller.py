@@ -292,11 +292,9 @@ class Controller:
                     self._turnstile.starts.undone(job.queue_key, claimed_at)
         if not confirmed:
             return
-        claimed = self.world.jobs.get(job.key)
-        if claimed is None or claimed.uid != job.uid or claimed.attempt != job.attempt + 1 or not claimed.active:
-            self._turnstile.rejections.ended(job.queue_key)
-            return
-        if not isinstance(next_step(self.world, claimed, self._clock.now(), epoch=self.epoch), CreatePod):
+        claimed = self.world.open_attempt(replace(job, attempt=job.attempt + 1))
+        step = claimed and next_step(self.world, claimed, self._clock.now(), epoch=self.epoch)
+        if claimed is None or not isinstance(step, CreatePod):
             self._turnstile.rejections.ended(job.queue_key)
             return  # canceled meanwhile, say
         await self._create_pod(claimed, actions)
@@ -348,7 +346,7 @@ class Controller:
             if pod.gone:
                 if not (mine and job is not None and job.active and pod.name == job.pod_name(job.attempt)):
                     self.world.remove_pod(pod.key)
-            elif not mine and not pod.deleting and _named_as_attempt(pod):
+            elif not mine and not pod.deleting and pod.named_as_attempt:
                 stray = (pod.namespace, f"pod/{pod.name}")
                 if stray not in self._busy:
                     self._start(stray, actions.delete_orphan(pod), tasks, look_at=key)
@@ -503,8 +501,3 @@ def _frees_rivals(old: Job, new: Job | None) -> bool:
     if new is None or old.claim_unconfirmed != new.claim_unconfirmed or old.suspend != new.suspend:
         return True
     return old.state != new.state and new.reason != Reason.DUPLICATE
-
-
-def _named_as_attempt(pod: Pod) -> bool:
-    """Whether the operator made it: labels can be forged, so a pod of another name is nobody's to delete."""
-    return pod.epoch > 0 and pod.name.startswith(f"{pod.job}-") and pod.name.endswith(f"-{pod.attempt}")
