@@ -11,6 +11,7 @@ from tests.simulation.clock import simulated
 from tests.simulation.cluster import NAMESPACE, Cluster, a_job, a_queue, a_worker
 from tests.simulation.faults import Fault
 from tests.simulation.sdk import Attempt, Ended, exits, failed, succeeded
+from tests.simulation.store import Review
 
 
 @simulated
@@ -280,6 +281,24 @@ async def test_a_refused_pod_undoes_the_claim_and_one_job_probes_until_it_is_tak
         await cluster.until_settled()
         assert set(cluster.states().values()) == {"Succeeded"}
         assert {job.failures for job in cluster.jobs()} == {0}
+
+
+@simulated
+async def test_jobs_whose_pods_are_never_taken_do_not_starve_those_behind_them() -> None:
+    def too_large(review: Review) -> None:
+        if review.resource == PODS and review.new is not None and review.old is None:
+            limits = review.new["spec"]["containers"][0].get("resources", {}).get("limits", {})
+            if limits.get("cpu") == "64":
+                raise ApiError(403, "Forbidden", "maximum cpu usage per Container is 4, but limit is 64")
+
+    async with Cluster() as cluster:
+        cluster.server.store.admission.append(too_large)
+        large = {"limits": {"cpu": "64"}}
+        await cluster.apply(a_queue("media"), *(a_job(f"large-{n}", queue="media", resources=large) for n in range(3)))
+        await asyncio.sleep(600)
+        await cluster.apply(*(a_job(f"small-{n}", queue="media") for n in range(5)))
+        await cluster.until(lambda: all(cluster.state(f"small-{n}") == "Succeeded" for n in range(5)), seconds=120)
+        assert {cluster.state(f"large-{n}") for n in range(3)} <= {"Waiting", "Starting"}
 
 
 @simulated

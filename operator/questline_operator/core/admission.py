@@ -36,8 +36,8 @@ class _Refusals:
 class Rejections:
     """The back-off of queues and Jobs whose pods the API server refuses: one Job of a queue probes at a time.
 
-    A refused Job waits on its own beyond the queue's next probe, so that one whose own spec is at fault lets the next
-    one probe, be it of lower priority.
+    A refused Job waits on its own beyond the queue's next probe, and probes behind those that were refused less often,
+    so that those whose own spec is at fault let the others probe, be they of lower priority.
     """
 
     def __init__(self) -> None:
@@ -55,6 +55,10 @@ class Rejections:
         """When the queue's next probe is due, in seconds since the epoch; None where none is."""
         refusals = self._queues.get(queue)
         return None if refusals is None or refusals.probing else refusals.until
+
+    def times_refused(self, job: Job) -> int:
+        """How often its pods were refused since one of them was taken."""
+        return self._jobs.get(job.uid, 0)
 
     def claimed(self, queue: Key) -> None:
         """A Job of the queue was claimed; while its pods are refused, that is the probe."""

@@ -118,8 +118,14 @@ class Turnstile:
             return key_is_busy(self._world, queue, concurrency_key, uncounted=extra)
 
         free = free_slots(self._world, queue) - sum(count for (key, _), count in uncounted.items() if key == queue)
-        for bound in (self.rejections.claims_allowed(queue, now), self.starts.allowed(self._world, record, now)):
+        allowed = self.rejections.claims_allowed(queue, now)
+        for bound in (allowed, self.starts.allowed(self._world, record, now)):
             free = free if bound is None else min(free, bound)
+        if allowed is not None:
+            probe = self._probe_of(ready, busy, still_ready) if free > 0 else None
+            if probe is not None:
+                yield probe
+            return
         while free > 0:
             key = ready.pop(busy)
             if key is None:
@@ -128,3 +134,27 @@ class Turnstile:
             if job is not None:
                 free -= 1
                 yield job
+
+    def _probe_of(
+        self, ready: ReadyQueue, busy: Callable[[str], bool], still_ready: Callable[[Key], Job | None]
+    ) -> Job | None:
+        """While pods are refused, the first of the Jobs that were refused least often: those whose own spec is at fault
+        would else take every probe from the ones behind them."""
+        while True:
+            popped: list[Job] = []
+            while not popped or self.rejections.times_refused(popped[-1]):
+                key = ready.pop(busy)
+                if key is None:
+                    break
+                if key in self._world.jobs:
+                    popped.append(self._world.jobs[key])
+            if not popped:
+                return None
+            probe: Job | None = None
+            for job in sorted(popped, key=self.rejections.times_refused):
+                if probe is None:
+                    probe = still_ready(job.key)
+                else:
+                    ready.add(job)
+            if probe is not None:
+                return probe

@@ -64,6 +64,23 @@ def test_a_busy_key_blocks_its_own_jobs_and_no_other() -> None:
     assert pass_through(turnstile, world) == ["a2"]
 
 
+def test_while_pods_are_refused_the_job_that_was_refused_least_often_probes() -> None:
+    world = a_world(a_queue(concurrency=10))
+    turnstile = Turnstile(world)
+    at_fault = [a_job(f"at-fault-{n}", created=n, spec={"priority": 9}) for n in range(3)]
+    for times, job in enumerate(at_fault, 1):
+        for _ in range(times):
+            turnstile.rejections.refused(job, T0)
+    ready(world, turnstile, *at_fault, a_job("behind", created=9), a_job("last", created=9.5))
+
+    due = T0 + 1.0
+    assert pass_through(turnstile, world, now=due) == ["behind"]
+    turnstile.rejections.refused(world.jobs["default", "behind"], due)
+    assert pass_through(turnstile, world, now=due + 30) == ["last"]
+    turnstile.rejections.refused(world.jobs["default", "last"], due + 30)
+    assert pass_through(turnstile, world, now=due + 60) == ["at-fault-0"]
+
+
 def test_jobs_of_a_busy_key_are_not_looked_at_again_while_it_is_busy() -> None:
     world = a_world(a_queue(concurrency=1_000, perKeyConcurrency=1))
     turnstile = Turnstile(world)
