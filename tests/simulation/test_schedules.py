@@ -460,6 +460,18 @@ async def test_replace_cancels_what_has_not_started_and_what_runs() -> None:
 
 
 @simulated
+async def test_a_unique_job_is_no_duplicate_of_the_run_whose_place_it_takes() -> None:
+    async with Cluster({"work": slow}) as cluster:
+        job = {"task": "tasks:work", "unique": {"key": "nightly"}}
+        await cluster.apply(a_schedule("every", overlap="Replace", job=job))
+        await asyncio.sleep(3 * MINUTE + 5)
+        jobs = runs_of(cluster)
+        assert {(job.state, job.reason) for job in jobs[:-1]} == {(State.CANCELED, "Replaced")}
+        assert [run.job for run in cluster.kubelet.running] == [jobs[-1].name]
+        assert cluster.watcher.violations == []
+
+
+@simulated
 async def test_a_deleted_schedule_makes_no_more_and_leaves_its_jobs() -> None:
     async with Cluster({"work": slow}) as cluster:
         ticks = Ticks(cluster)

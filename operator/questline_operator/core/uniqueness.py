@@ -57,7 +57,7 @@ def _winner_over(world: World, job: Job, key: UniqueKey) -> Job | None:
     if job.admitted and job.unique is not None and job.unique.scope == WINDOW:
         return None  # it was the one of its window already
     for winner in world.admitted_rivals(key):
-        if winner.uid == job.uid:
+        if winner.uid == job.uid or _takes_place_of(world, job, winner):
             continue
         if _is_duplicate_of(world, job, winner):
             if own_ancestors is None:
@@ -65,6 +65,20 @@ def _winner_over(world: World, job: Job, key: UniqueKey) -> Job | None:
             if winner.uid not in own_ancestors:
                 return winner
     return None
+
+
+def _takes_place_of(world: World, job: Job, winner: Job) -> bool:
+    """Whether that one was cancelled, with all below its Schedule's Job, for this one to run (`gate_of_replaced`)."""
+    if job.tick is None or not job.tick.replaces or job.admitted or job.unique is None or job.unique.scope == WINDOW:
+        return False
+    run = [winner, *ancestors(world, winner)]
+    earlier = run[-1].tick
+    return (
+        earlier is not None
+        and earlier.schedule_uid == job.tick.schedule_uid
+        and earlier.at < job.tick.at
+        and not any(one.rerun for one in run)
+    )
 
 
 def could_run(world: World, job: Job, now: float) -> bool:
