@@ -215,9 +215,12 @@ class World:
                 self._unique_key[job.uid] = known
         return known
 
-    def unclaimed_rivals(self, key: UniqueKey) -> list[Job]:
-        """The Jobs of that key that are neither terminal nor claimed in their present run, first come first."""
-        return [self.jobs[job] for _, job in self._unclaimed.get(key, ())]
+    def unclaimed_rivals(self, key: UniqueKey) -> Iterator[Job]:
+        """The Jobs of that key that are neither terminal nor claimed in their present run, first come first.
+
+        One after the other: each of thousands asks for the first.
+        """
+        return (self.jobs[job] for _, job in self._unclaimed.get(key, ()))
 
     def admitted_rivals(self, key: UniqueKey) -> list[Job]:
         """The Jobs of that key that were claimed at least once, finished ones included."""

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from questline_operator.core.lineage import Hold, Skip
-from questline_operator.core.records import Job
+from questline_operator.core.records import Job, Key
 from questline_operator.core.states import Reason
 from questline_operator.core.uniqueness import LATE_SECONDS, could_run, gate_of_uniqueness, still_compared
 from questline_operator.core.world import World
@@ -314,5 +314,21 @@ def test_the_key_of_a_name_is_that_of_the_job_that_has_it_now() -> None:
     world.put_job(new)
 
     assert world.unique_key(new) == ("default", "task:tasks:work", "key:new")
-    assert world.unclaimed_rivals(("default", "task:tasks:work", "key:old")) == []
-    assert world.unclaimed_rivals(("default", "task:tasks:work", "key:new")) == [new]
+    assert list(world.unclaimed_rivals(("default", "task:tasks:work", "key:old"))) == []
+    assert list(world.unclaimed_rivals(("default", "task:tasks:work", "key:new"))) == [new]
+
+
+def test_one_of_many_rivals_looks_at_no_more_than_those_before_the_first_that_could_run() -> None:
+    class Counted(dict[Key, Job]):
+        looked_at = 0
+
+        def __getitem__(self, key: Key) -> Job:
+            self.looked_at += 1
+            return super().__getitem__(key)
+
+    jobs = [a_job(f"job-{n:03}", spec={"unique": {"key": "k"}}) for n in range(500)]
+    world = world_of(*jobs)
+    world.jobs = counted = Counted(world.jobs)
+
+    assert verdict(world, jobs[-1]) == "waits"
+    assert counted.looked_at < 10

@@ -223,7 +223,7 @@ def test_the_indexes_agree_with_a_search_through_all(records: list[Job | Pod]) -
     for key in KEYS:
         rivals = [job for job in everyone if world.unique_key(job) == key]
         unclaimed = [job for job in rivals if not job.admitted and not job.terminal]
-        assert world.unclaimed_rivals(key) == sorted(unclaimed, key=lambda job: job.order)
+        assert list(world.unclaimed_rivals(key)) == sorted(unclaimed, key=lambda job: job.order)
         assert {job.name for job in world.admitted_rivals(key)} == {job.name for job in rivals if job.admitted}
     for uid in "st":
         ticks = [job.tick for job in everyone if job.tick and job.tick.schedule_uid == uid]
