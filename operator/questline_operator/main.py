@@ -29,7 +29,7 @@ logger = logging.getLogger("questline_operator")
 
 LEASE = "questline-operator"
 PROBES_PORT = 8080
-STALE_PASS_SECONDS = 30.0
+STALE_CONTROLLER_SECONDS = 30.0
 STALE_WATCH_SECONDS = 400.0
 STALE_LOOK_SECONDS = 30.0
 
@@ -187,8 +187,8 @@ def unready(elector: Elector, leader: Leader | None) -> str | None:
 
 def stale(leader: Leader) -> str | None:
     """What of a leader no longer moves, or None where all does."""
-    if leader.seconds_since_pass > STALE_PASS_SECONDS:
-        return f"the controller has not looked at anything for {leader.seconds_since_pass:.0f} s"
+    if leader.seconds_since_look > STALE_CONTROLLER_SECONDS:
+        return f"the controller has not looked at anything for {leader.seconds_since_look:.0f} s"
     if leader.seconds_since_watch > STALE_WATCH_SECONDS:
         return f"a watch has been silent for {leader.seconds_since_watch:.0f} s"
     return None

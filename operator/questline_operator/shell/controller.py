@@ -51,7 +51,9 @@ ERROR_DELAY_SECONDS = 10.0
 FORBIDDEN_DELAY_SECONDS = 2.0
 """An API server that has just started forbids what it allows a moment later: it has to read the roles first."""
 JOBS_AT_A_STRETCH = 200
-"""So many Jobs are looked at before watches, writes and probes get their turn."""
+"""So many Jobs are looked at before watches, writes and probes get their turn ..."""
+STRETCH_SECONDS = 0.05
+"""... or for so long: a leader that is busy for many seconds loses its Lease, and its successor would fare alike."""
 
 
 class Controller:
@@ -85,7 +87,8 @@ class Controller:
         """Schedules that may need a look, for whoever makes their Jobs ..."""
         self.schedules_changed = asyncio.Event()
         """... and waits for this."""
-        self.last_pass = clock.monotonic()
+        self.last_look = clock.monotonic()
+        """The heartbeat: a pass over many Jobs may take long."""
         self._clock = clock
         self._jobs: Agenda[Key] = Agenda()
         self._queues: Agenda[Key] = Agenda()
@@ -122,14 +125,16 @@ class Controller:
     # One pass
 
     async def _pass(self, actions: Actions, tasks: asyncio.TaskGroup) -> None:
-        now = self._clock.now()
+        now, until = self._clock.now(), self._clock.monotonic() + STRETCH_SECONDS
         for place, key in enumerate(self._jobs.take(now), 1):
             if key not in self._busy:
                 self._look_at(key, now, actions, tasks)
-            if place % JOBS_AT_A_STRETCH == 0:
+            if place % JOBS_AT_A_STRETCH == 0 or self._clock.monotonic() >= until:
+                self.last_look = self._clock.monotonic()
                 await asyncio.sleep(0)
+                until = self._clock.monotonic() + STRETCH_SECONDS
         self._claim_from(self._queues.take(now), now, actions, tasks)
-        self.last_pass = self._clock.monotonic()
+        self.last_look = self._clock.monotonic()
 
     async def _sleep_until_due(self) -> None:
         self._wake.clear()

@@ -81,9 +81,9 @@ class Leader:
         raise AssertionError("unreachable: the tasks never end")
 
     @property
-    def seconds_since_pass(self) -> float:
+    def seconds_since_look(self) -> float:
         """The age of the controller's heartbeat."""
-        return self._clock.monotonic() - self.controller.last_pass if self.acting.is_set() else 0.0
+        return self._clock.monotonic() - self.controller.last_look if self.acting.is_set() else 0.0
 
     @property
     def seconds_since_watch(self) -> float:
