@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from questline_operator.core.lineage import Hold, Skip, ancestors, children_of_attempt, root_of, root_record
-from questline_operator.core.records import Dependency, Job
+from questline_operator.core.records import Dependency, Job, Key
 from questline_operator.core.states import Reason, State
 from questline_operator.core.tallies import Standing, Tally, standing_of
 from questline_operator.core.world import World
@@ -179,23 +179,35 @@ def _unseen(what: str, version: int) -> Hold:
 
 
 def _cycle_through(world: World, job: Job) -> list[str]:
-    """The names of a cycle of `after` that this Job is on, itself first and last; [] where there is none."""
-    path = [job.name]
+    """The names of a cycle of `after` that this Job is on, itself first and last; [] where there is none.
+
+    What was found to lead to none is not followed again: of thousands of Jobs that wait for each other each asks. One
+    that has ended asks as if it waited, which the others know nothing of.
+    """
+    acyclic = world.acyclic if _still_waits(world, job) else set[Key]()
+    if job.key in acyclic:
+        return []
+    path = {job.name: None}
     iterators = [_waited_for(world, job)]
     visited: set[str] = set()
+    meets_another = False
     while iterators:
         name = next(iterators[-1], None)
         if name is None:
             iterators.pop()
-            path.pop()
+            path.popitem()
         elif name == job.name:
             return [*path, name]
-        elif name not in visited:
+        elif name in path:
+            meets_another = True
+        elif name not in visited and (job.namespace, name) not in acyclic:
             visited.add(name)
             target = world.jobs.get((job.namespace, name))
             if target is not None and _still_waits(world, target):
-                path.append(name)
+                path[name] = None
                 iterators.append(_waited_for(world, target))
+    if not meets_another:
+        acyclic.update((job.namespace, name) for name in (job.name, *visited))
     return []
 
 

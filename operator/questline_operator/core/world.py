@@ -13,7 +13,7 @@ from questline_operator.core.canonical import canonical_digest
 from questline_operator.core.pod import Pod
 from questline_operator.core.records import GroupKey, Job, Key, Queue, Tick, Worker
 from questline_operator.core.schedule import Schedule
-from questline_operator.core.states import State
+from questline_operator.core.states import Reason, State
 from questline_operator.core.tallies import Standing, Tally, Tree, Trees, counts, standing_of
 
 UniqueKey = tuple[str, str, str]
@@ -40,6 +40,8 @@ class World:
         self.watched: int | None = None
         """Up to which resourceVersion every Job is known: the answers of our own writes are ahead of the watch, and
         what they show to have ended may have children that were not seen yet. None: what is here is all."""
+        self.acyclic: set[Key] = set()
+        """Jobs from which `after` was found to lead to no cycle; emptied when one may wait for more than before."""
         self._children: defaultdict[str, dict[Key, None]] = defaultdict(dict)
         self._dependants: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
         self._duplicates: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
@@ -79,18 +81,32 @@ class World:
         self._count(job)
         self._count_unclaimed_children(job)
         self._fell_needless_trees(job)
+        if self.acyclic and self._may_lead_further(old, job):
+            self.acyclic.clear()
         return old
 
     def remove_job(self, key: Key) -> Job | None:
         """Forget the Job."""
         job = self.jobs.pop(key, None)
         if job is not None:
+            self.acyclic.clear()
             self._unindex_job(job)
             self._unique_key.pop(job.uid, None)
             self._leave(job)
             self._count_unclaimed_children(job)
             self._fell_needless_trees(job)
         return job
+
+    def _may_lead_further(self, old: Job | None, new: Job) -> bool:
+        """Whether one that waits for this Job, or whose gate it opens, may wait for more Jobs now."""
+        if old is None or old.uid != new.uid:
+            awaited = new.key in self._dependants or new.key in self._duplicates or new.group in self._group_dependants
+            return old is not None or awaited or (new.parent is not None and self.has_tree_dependants)
+        return (
+            (_leads_on(new) and (not _leads_on(old) or old.state != new.state))
+            or old.succeeded_attempts != new.succeeded_attempts
+            or old.duplicate_of != new.duplicate_of
+        )
 
     def open_attempt(self, job: Job) -> Job | None:
         """The Job as it is now, where the attempt of this record is still its open one; else None."""
@@ -465,6 +481,11 @@ class World:
         if unique is not None:
             _discard(self._admitted, unique, job.key)
             _remove_sorted(self._unclaimed, unique, (job.order, job.key))
+
+
+def _leads_on(job: Job) -> bool:
+    """Whether who waits for this Job may wait for others by it: it waits, or shows a cycle or its original."""
+    return not (job.terminal or job.admitted) or job.reason in (Reason.DEPENDENCY_CYCLE, Reason.DUPLICATE)
 
 
 def _reported(job: Job, pod: Pod) -> bool:

@@ -1,17 +1,22 @@
 """`after`: what the Jobs that a Job waits for say by their ends."""
 
+import random
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from questline_operator.core import dependencies
 from questline_operator.core.decide import WriteStatus, next_step
 from questline_operator.core.dependencies import gate_of_dependencies
-from questline_operator.core.lineage import Hold, Skip
+from questline_operator.core.lineage import Hold, Skip, gate_of_parent
 from questline_operator.core.records import Job
 from questline_operator.core.states import Reason
 from questline_operator.core.status import MESSAGE_LIMIT
 from questline_operator.core.world import World
-from tests.unit.core.builders import EPOCH, T0, a_job, a_queue, a_worker, a_world, child_of
+from tests.unit.core.builders import EPOCH, T0, a_job, a_queue, a_worker, a_world, child_of, uid_of
 
 
 def waiting(*names: str, name: str = "waiter", **spec: Any) -> Job:
@@ -229,3 +234,80 @@ def test_the_message_of_a_long_cycle_is_one_that_the_crd_takes() -> None:
     assert isinstance(found, WriteStatus)
     assert found.change["state"] == "Skipped"
     assert len(found.change["message"]) == MESSAGE_LIMIT
+
+
+def looked_up(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often it is asked what a Job waits for, by name."""
+    asked: Counter[str] = Counter()
+    waited_for = dependencies._waited_for
+
+    def counted(world: World, job: Job) -> Iterator[str]:
+        asked[job.name] += 1
+        return waited_for(world, job)
+
+    monkeypatch.setattr(dependencies, "_waited_for", counted)
+    return asked
+
+
+def test_thousands_of_jobs_that_wait_for_each_other_are_followed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = looked_up(monkeypatch)
+    layers = [[f"job-{layer}-{n}" for n in range(8)] for layer in range(40)]
+    jobs = [waiting(*before, name=name) for before, layer in pairwise(layers) for name in layer]
+    world = a_world(a_queue(), *(a_job(name) for name in layers[0]), *jobs)
+
+    for job in reversed(jobs):
+        assert verdict(world, job) is Reason.DEPENDENCY_PENDING
+    world.put_job(a_job("job-0-0", state="Running"))
+    for job in jobs:
+        assert verdict(world, job) is Reason.DEPENDENCY_PENDING
+
+    assert max(asked.values()) == 1
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_what_is_known_to_lead_to_no_cycle_is_forgotten_when_it_may(seed: int) -> None:
+    """Whatever has happened before, the answer is that of somebody who knows nothing yet."""
+    chance = random.Random(seed)
+    names = [f"job-{n}" for n in range(4)]
+    parent = a_job("parent", state="Succeeded")
+    world = a_world(a_queue(), parent)
+    specs: dict[str, dict[str, Any]] = {}
+
+    def new_spec() -> dict[str, Any]:
+        kinds = ["job", "job", "tree", "group"] if chance.random() < 0.6 else ["job", "tree"]
+        chosen = chance.sample(kinds, chance.randint(0, 2))
+        after = [{kind: "g" if kind == "group" else chance.choice(names)} for kind in chosen]
+        child = child_of(parent) | chance.choice([{}, {"group": "g"}]) if "group" in kinds else None
+        return ({"after": after} if after else {}) | ({"parent": child} if child else {})
+
+    for step in range(60):
+        name = chance.choice([*names, "parent"])
+        known = world.jobs.get(("default", name))
+        act = chance.choice(("change", "change", "change", "make", "remove"))
+        if name == "parent":
+            state = chance.choice(("Running", "Succeeded"))
+            world.put_job(a_job(name, state=state)) if act != "remove" else world.remove_job(parent.key)
+        elif act == "remove":
+            world.remove_job(("default", name))
+        else:
+            if known is None or act == "make":
+                specs[name] = new_spec()
+            uid = known.uid if known is not None and act == "change" else uid_of(f"{name}-{step}")
+            status: dict[str, Any] = chance.choice(
+                [
+                    *[{"state": "Waiting"}] * 4,
+                    {"state": "Starting"},
+                    {"state": "Succeeded"},
+                    {"state": "Skipped", "reason": "UpstreamFailed"},
+                    {"state": "Skipped", "reason": "DependencyCycle"},
+                    {"state": "Skipped", "reason": "Duplicate", "duplicateOf": chance.choice(names)},
+                ]
+            )
+            world.put_job(a_job(name, uid=uid, spec=specs[name], **status))
+        for job in chance.sample(list(world.jobs.values()), len(world.jobs)):
+            if isinstance(gate_of_parent(world, job), Hold | Skip):
+                continue
+            answer, known_already = dependencies._cycle_through(world, job), world.acyclic
+            world.acyclic = set()
+            assert bool(answer) == bool(dependencies._cycle_through(world, job)), (step, job.name)
+            world.acyclic = known_already
