@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from questline_operator.core.states import State
-from questline_operator.shell.api import JOBS, PODS, QUEUES, WORKERS, ApiError
+from questline_operator.shell.api import JOBS, PODS, QUEUES, WORKERS, ApiError, Resource
 from tests.simulation.clock import simulated
 from tests.simulation.cluster import NAMESPACE, Cluster, a_job, a_queue, a_worker
 from tests.simulation.faults import Fault, internal_error
@@ -266,3 +266,47 @@ async def test_a_rival_goes_on_when_the_first_of_its_key_was_made_anew_unseen() 
         cluster.server.compact()
         await asyncio.sleep(600.0)
         assert cluster.state("b") == "Succeeded", cluster.states()
+
+
+@pytest.mark.parametrize(
+    "resource", [pytest.param(WORKERS, id="a Worker's condition"), pytest.param(QUEUES, id="a Queue's counts")]
+)
+def test_an_object_whose_status_is_never_taken_holds_up_no_other(resource: Resource) -> None:
+    """A webhook that cannot be called makes the API server answer 500, for as long as that lasts."""
+
+    @simulated
+    async def run() -> None:
+        async with Cluster() as cluster:
+            error = ApiError(500, "InternalError", 'failed calling webhook "a.example.com": connection refused')
+            cluster.server.faults.append(Fault(verb="patch", resource=resource, name="bad", error=error, times=None))
+            await cluster.apply(a_worker("bad"), a_queue("bad"))
+            await asyncio.sleep(10)
+            await cluster.apply(a_worker("good"), a_queue("good"), a_job("job", queue="good", worker="good"))
+            await cluster.until(lambda: cluster.state("job") == "Succeeded", seconds=30)
+            await asyncio.sleep(5)
+            counts = cluster.server.store.get(QUEUES, NAMESPACE, "good")["status"]
+            assert counts["totals"]["succeeded"] == 1
+
+    run()
+
+
+@simulated
+async def test_a_worker_whose_check_takes_long_holds_up_no_other() -> None:
+    async with Cluster() as cluster:
+        late = Fault(verb="create", resource=PODS, name="bad-check", lose="request", hang_seconds=10.0, times=None)
+        cluster.server.faults.append(late)
+        await cluster.apply(a_worker("bad"))
+        await asyncio.sleep(1)
+        await cluster.apply(a_worker("good"), a_job("job", worker="good"))
+        await cluster.until(lambda: cluster.state("job") == "Succeeded", seconds=5)
+
+
+@simulated
+async def test_an_object_that_is_never_deleted_holds_up_no_others_deletion() -> None:
+    async with Cluster() as cluster:
+        error = ApiError(500, "InternalError", 'failed calling webhook "a.example.com": connection refused')
+        cluster.server.faults.append(Fault(verb="delete", resource=JOBS, name="bad", error=error, times=None))
+        await cluster.apply(a_queue("a"), a_queue("b"), a_job("bad", queue="a", ttlSecondsAfterFinished=0))
+        await asyncio.sleep(20)
+        await cluster.apply(*(a_job(f"job-{q}", queue=q, ttlSecondsAfterFinished=0) for q in "ab"))
+        await cluster.until(lambda: [job.name for job in cluster.jobs()] == ["bad"], seconds=60)

@@ -14,7 +14,7 @@ from questline_operator.core.states import State
 from questline_operator.core.status import Change, differs, with_ready
 from questline_operator.core.world import World
 from questline_operator.shell.actions import Actions
-from questline_operator.shell.api import PODS, QUEUES, WORKERS, Api, ApiError, NoAnswerError, Resource
+from questline_operator.shell.api import JOBS, PODS, QUEUES, WORKERS, Api, ApiError, NoAnswerError, Resource
 from questline_operator.shell.clock import Clock
 from questline_operator.shell.controller import Controller
 from questline_operator.shell.writer import Writer, leave_if_fenced_off
@@ -27,11 +27,17 @@ WORKER_RECHECK_SECONDS = 30.0
 """A Worker that was refused is tried again this often: what refuses it may have changed."""
 WORKER_RETRY_SECONDS = 2.0
 """... and one whose check got no answer, this often: its Jobs wait for it."""
+CHECKS_AT_ONCE = 16
+"""Workers of one namespace that are checked at once."""
 RETENTION_SECONDS = 5.0
 
 
 class Caretaker:
-    """Three loops, each of which looks at the same world as the controller and leaves its Jobs' lifecycle alone."""
+    """Three loops, each of which looks at the same world as the controller and leaves its Jobs' lifecycle alone.
+
+    What a loop does to an object is a task of its own, at most one an object: one whose writes get no answer, or the
+    same error for hours, holds up no other.
+    """
 
     def __init__(
         self, api: Api, clock: Clock, writer: Writer, actions: Actions, controller: Controller, *, epoch: int
@@ -43,6 +49,7 @@ class Caretaker:
         self._controller = controller
         self._epoch = epoch
         self._recheck_at: dict[Key, float] = {}
+        self._busy: set[tuple[Resource, Key]] = set()
 
     @property
     def _world(self) -> World:
@@ -51,29 +58,40 @@ class Caretaker:
     async def run(self) -> NoReturn:
         """Run the loops until canceled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._keep_queue_status())
-            tasks.create_task(self._keep_workers_checked())
-            tasks.create_task(self._delete_expired())
+            tasks.create_task(self._keep_queue_status(tasks))
+            tasks.create_task(self._keep_workers_checked(tasks))
+            tasks.create_task(self._delete_expired(tasks))
         raise AssertionError("unreachable: the loops never end")
 
-    async def _guarded(self, action: Coroutine[Any, Any, None], key: Key) -> None:
+    def _start(self, resource: Resource, key: Key, action: Coroutine[Any, Any, None], tasks: asyncio.TaskGroup) -> None:
+        """Run the action beside all others."""
+        self._busy.add((resource, key))
+        task = tasks.create_task(self._guarded(resource, key, action))
+        # One that is cancelled before its first step has not begun its action, which would be called forgotten.
+        task.add_done_callback(lambda done: action.close())
+
+    async def _guarded(self, resource: Resource, key: Key, action: Coroutine[Any, Any, None]) -> None:
         """Run the action; an error that nobody foresaw costs the operator nothing but that."""
         try:
             await action
         except Actions.FATAL:
             raise
         except Exception:
-            logger.exception("%s/%s: unexpected error", *key)
+            logger.exception("%s %s/%s: unexpected error", resource.plural, *key)
+        finally:
+            self._busy.discard((resource, key))
 
     # Queues
 
-    async def _keep_queue_status(self) -> NoReturn:
+    async def _keep_queue_status(self, tasks: asyncio.TaskGroup) -> NoReturn:
         self._controller.changed_queues.update(self._world.queues)
         while True:
             changed, self._controller.changed_queues = self._controller.changed_queues, set()
-            queues = [self._world.queues[key] for key in sorted(changed) if key in self._world.queues]
-            # Side by side, as many as the writer lets through: among hundreds none is late for the others' sake.
-            await asyncio.gather(*(self._guarded(self._write_queue_status(queue), queue.key) for queue in queues))
+            for key in sorted(changed):
+                if (QUEUES, key) in self._busy:
+                    self._controller.changed_queues.add(key)
+                elif key in self._world.queues:
+                    self._start(QUEUES, key, self._write_queue_status(self._world.queues[key]), tasks)
             await self._clock.sleep(QUEUE_STATUS_SECONDS)
 
     async def _write_queue_status(self, queue: Queue) -> None:
@@ -98,17 +116,22 @@ class Caretaker:
 
     # Workers
 
-    async def _keep_workers_checked(self) -> NoReturn:
+    async def _keep_workers_checked(self, tasks: asyncio.TaskGroup) -> NoReturn:
         self._controller.changed_workers.update(self._world.workers)
         while True:
             now = self._clock.monotonic()
             due = {key for key, when in self._recheck_at.items() if when <= now}
             changed, self._controller.changed_workers = self._controller.changed_workers | due, set()
+            running = Counter(key[0] for resource, key in self._busy if resource == WORKERS)
             for key in sorted(changed):
+                if (WORKERS, key) in self._busy or running[key[0]] >= CHECKS_AT_ONCE:
+                    self._controller.changed_workers.add(key)
+                    continue
                 self._recheck_at.pop(key, None)
                 worker = self._world.workers.get(key)
                 if worker is not None and not worker.ready:
-                    await self._guarded(self.check_worker(worker), worker.key)
+                    running[key[0]] += 1
+                    self._start(WORKERS, key, self.check_worker(worker), tasks)
             await self._clock.sleep(WORKER_POLL_SECONDS)
 
     async def check_worker(self, worker: Worker) -> None:
@@ -150,7 +173,7 @@ class Caretaker:
 
     # Retention
 
-    async def _delete_expired(self) -> NoReturn:
+    async def _delete_expired(self, tasks: asyncio.TaskGroup) -> NoReturn:
         while True:
             await self._clock.sleep(RETENTION_SECONDS)
             now = self._clock.now()
@@ -158,12 +181,19 @@ class Caretaker:
             for pod in self._world.pods.values():
                 pods_of_queue[pod.namespace, pod.queue].append(pod)
             for queue in sorted(self._world.queue_keys() | set(pods_of_queue)):
-                await self._guarded(self._delete_expired_of(queue, pods_of_queue.get(queue, []), now), queue)
+                try:
+                    self._delete_expired_of(queue, pods_of_queue.get(queue, []), now, tasks)
+                except Exception:
+                    logger.exception("%s/%s: unexpected error", *queue)
+                await asyncio.sleep(0)
 
-    async def _delete_expired_of(self, queue: Key, pods_of_queue: list[Pod], now: float) -> None:
-        pods = list(expired_pods(self._world, queue, pods_of_queue, now))
-        jobs = [job for job in expired_jobs(self._world, queue, now) if self._seen_by_watch(job)]
-        await self._delete(jobs=jobs, pods=pods)
+    def _delete_expired_of(self, queue: Key, pods_of_queue: list[Pod], now: float, tasks: asyncio.TaskGroup) -> None:
+        for pod in expired_pods(self._world, queue, pods_of_queue, now):
+            if (PODS, pod.key) not in self._busy:
+                self._start(PODS, pod.key, self._delete(pod), tasks)
+        for job in expired_jobs(self._world, queue, now):
+            if (JOBS, job.key) not in self._busy and self._seen_by_watch(job):
+                self._start(JOBS, job.key, self._delete(job), tasks)
 
     def _seen_by_watch(self, job: Job) -> bool:
         """Whether the watch is as far as the records of the Job and its descendants, some of which answers may have
@@ -171,18 +201,15 @@ class Caretaker:
         watched = self._world.watched or 0
         return all(one.resource_version <= watched for one in (job, *self._world.descendants_of(job)))
 
-    async def _delete(self, *, jobs: list[Job], pods: list[Pod]) -> None:
-        """Delete them all; the writer lets few through at once. What failed is found again by the next round."""
-        answers = await asyncio.gather(
-            *(self._actions.delete_pod(pod, patient=True) for pod in pods),
-            *(self._actions.delete_job(job) for job in jobs),
-            return_exceptions=True,
-        )
-        for answer in answers:
-            if isinstance(answer, Actions.FATAL):
-                raise answer
-            if isinstance(answer, Exception):
-                logger.warning("retention: %s", answer)
+    async def _delete(self, record: Job | Pod) -> None:
+        """Delete it; the writer lets few through at once. What failed is found again by the next round."""
+        try:
+            if isinstance(record, Pod):
+                await self._actions.delete_pod(record, patient=True)
+            else:
+                await self._actions.delete_job(record)
+        except ApiError as error:
+            logger.warning("retention: %s", error)
 
     async def _patch(self, resource: Resource, record: Queue | Worker, change: Change) -> bool:
         """Write the status of a small kind; False where the API server said no, as when it has changed meanwhile."""
