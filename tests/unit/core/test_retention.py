@@ -1,5 +1,6 @@
 """What may be deleted, and what still needs a record."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -163,3 +164,26 @@ def test_a_pod_is_kept_until_its_attempts_end_is_written() -> None:
 
     assert gone_pods(pods, job, now=10**6) == {1}
     assert gone_pods(pods, now=10**6) == set(), "a pod whose Job is gone is the shell's to judge"
+
+
+def test_the_links_of_a_deep_chain_whose_last_one_runs_are_each_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Counter[str] = Counter()
+    children_of = World.children_of
+
+    def counted(world: World, job: Job) -> list[Job]:
+        asked[job.name] += 1
+        return children_of(world, job)
+
+    chain = [finished("link-000")]
+    for n in range(1, 200):
+        chain.append(finished(f"link-{n:03}", at=n, spec={"parent": child_of(chain[-1])}))
+    last = a_job("last", state="Running", spec={"parent": child_of(chain[-1])})
+    world = a_world(*chain, last)
+    monkeypatch.setattr(World, "children_of", counted)
+
+    assert expired(world, 10**6) == set()
+    assert max(asked.values()) <= 2
+
+    world.put_job(a_job("last", state="Succeeded", finishedAt=1_000, spec={"parent": child_of(chain[-1])}))
+    assert expired(world, 1_000 + TTL - 1) == set()
+    assert expired(world, 1_000 + TTL) == {job.name for job in chain}
