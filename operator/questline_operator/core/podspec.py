@@ -35,6 +35,7 @@ USER = 65_532
 TASK_COMMAND = ["python", "-m", "questline", "run"]
 
 _PLAIN_FIELDS = ("imagePullSecrets", "serviceAccountName", "nodeSelector", "tolerations")
+_RESTARTS = ("restartPolicy", "restartPolicyRules")
 _CONTAINER_FIELDS = ("image", "imagePullPolicy", "env", "envFrom", "resources")
 
 
@@ -201,6 +202,8 @@ def worker_pod(worker: Worker | None, *, image: str | None = None) -> dict[str, 
         if name in of_worker:
             spec[name] = copy.deepcopy(of_worker[name])
     spec["restartPolicy"] = "Never"
+    for name in _RESTARTS:
+        container.pop(name, None)  # a container's own go before its pod's, and would run the attempt once more
     spec.setdefault("enableServiceLinks", False)
     if not spec.get("serviceAccountName"):
         spec["automountServiceAccountToken"] = False

@@ -84,6 +84,18 @@ def test_a_pod_never_restarts_and_gets_no_service_links() -> None:
     assert (spec["restartPolicy"], spec["enableServiceLinks"]) == ("Never", False)
 
 
+def test_the_container_of_the_attempt_is_never_restarted_in_its_pod() -> None:
+    """A container may have a policy and rules of its own, which go before its pod's: the attempt would run again."""
+    rules = [{"action": "Restart", "exitCodes": {"operator": "In", "values": [1]}}]
+    restarted = {"restartPolicy": "OnFailure", "restartPolicyRules": rules}
+    proxy = {"name": "proxy", "image": "p:1", "restartPolicy": "Always"}
+
+    pod = pod_of(JOB, template(containers=[{"name": "worker", **restarted}, proxy]))
+
+    assert not restarted.keys() & container_of(pod).keys()
+    assert container_of(pod, "proxy")["restartPolicy"] == "Always", "a sidecar may"
+
+
 def test_the_kubelet_keeps_the_timeout() -> None:
     assert pod_of(JOB, timeout=60)["spec"]["activeDeadlineSeconds"] == 60
     assert "activeDeadlineSeconds" not in pod_of(JOB)["spec"]
