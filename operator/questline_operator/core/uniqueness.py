@@ -68,7 +68,7 @@ def _winner_over(world: World, job: Job, key: UniqueKey) -> Job | None:
 
 
 def _takes_place_of(world: World, job: Job, winner: Job) -> bool:
-    """Whether that one was cancelled, with all below its Schedule's Job, for this one to run (`gate_of_replaced`)."""
+    """Whether that one was canceled, with all below its Schedule's Job, for this one to run (`gate_of_replaced`)."""
     if job.tick is None or not job.tick.replaces or job.admitted or job.unique is None or job.unique.scope == WINDOW:
         return False
     run = [winner, *ancestors(world, winner)]
