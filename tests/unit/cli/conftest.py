@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +25,10 @@ def kubeconfig(tmp_path: Path) -> Path:
 def server(kubeconfig: Path) -> Iterator[Server]:
     with serving(kubeconfig) as api:
         yield api
+    for thread in threading.enumerate():
+        if thread.name.startswith("questline-"):
+            thread.join(5.0)
+            assert not thread.is_alive(), f"{thread.name} follows on, though the command and its server are gone"
 
 
 @pytest.fixture

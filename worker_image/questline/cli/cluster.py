@@ -43,9 +43,11 @@ class Cluster:
         self.transport, self.namespace, self.where = target.transport, target.namespace, target.where
         if not NAME.fullmatch(self.namespace):
             raise CommandError(f"{self.namespace!r} is no name of a namespace: a-z, 0-9 and '-' are what it may hold")
+        self._closed = threading.Event()
 
     def close(self) -> None:
-        """Closes the connections that are kept."""
+        """Closes the connections that are kept; what another thread still follows ends when its watch does."""
+        self._closed.set()
         self.transport.close()
 
     def get(self, plural: str, name: str) -> Json:
@@ -146,7 +148,9 @@ class Cluster:
         fields: Mapping[str, str] | None = None,
         deadline: float = math.inf,
     ) -> Iterator[tuple[dict[str, Json], str | None]]:
-        """The objects by name, and which of them has changed; None where they were listed. Ends at the deadline.
+        """The objects by name, and which of them has changed; None where they were listed.
+
+        Ends at the deadline, or when this is closed.
 
         The dictionary is the same one from one list to the next, and changes as it is iterated.
 
@@ -175,7 +179,8 @@ class Cluster:
                     else:
                         known[name] = event["object"]
                     yield known, name
-                time.sleep(max(0.0, min(deadline, begun + RETRY_SECONDS) - time.monotonic()))
+                if self._closed.wait(max(0.0, min(deadline, begun + RETRY_SECONDS) - time.monotonic())):
+                    return
                 if expired:
                     break
 
