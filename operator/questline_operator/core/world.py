@@ -4,12 +4,12 @@ The operator's store feeds it from watches and from the answers of its own write
 feed it from a list. Records go in whole: each `put_` returns what it replaced, so that the caller can see the change.
 """
 
-import bisect
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 from questline_operator.core.canonical import canonical_digest
+from questline_operator.core.index import Index, SortedIndex
 from questline_operator.core.pod import Pod
 from questline_operator.core.records import GroupKey, Job, Key, Queue, Tick, Worker
 from questline_operator.core.schedule import Schedule
@@ -19,16 +19,9 @@ from questline_operator.core.tallies import Standing, Tally, Tree, Trees, counts
 UniqueKey = tuple[str, str, str]
 """(namespace, task or command, key)."""
 
-_K = TypeVar("_K")
-_V = TypeVar("_V")
-
 
 class World:
-    """Records by name, and by what they point at.
-
-    The indexes are dictionaries without values: as sets, but in the order of insertion, so that the same history leads
-    to the same steps in the same order in every process.
-    """
+    """Records by name, and by what they point at."""
 
     def __init__(self) -> None:
         self.jobs: dict[Key, Job] = {}
@@ -42,27 +35,29 @@ class World:
         what they show to have ended may have children that were not seen yet. None: what is here is all."""
         self.acyclic: set[Key] = set()
         """Jobs from which `after` was found to lead to no cycle; emptied when one may wait for more than before."""
-        self._children: defaultdict[str, dict[Key, None]] = defaultdict(dict)
-        self._dependants: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
-        self._duplicates: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
-        self._unfinished_of_queue: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
-        self._active_of_queue: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
-        self._finished_of_queue: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
-        self._active_of_key: defaultdict[tuple[Key, str], dict[Key, None]] = defaultdict(dict)
-        self._pods_of_job: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
-        self._live_pods_of_queue: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
-        self._live_pods_of_key: defaultdict[tuple[Key, str], dict[Key, None]] = defaultdict(dict)
-        self._unclaimed: defaultdict[UniqueKey, list[tuple[tuple[float, int, str], Key]]] = defaultdict(list)
-        self._admitted: defaultdict[UniqueKey, dict[Key, None]] = defaultdict(dict)
+        self._children: Index[str] = Index()
+        self._dependants: Index[Key] = Index()
+        self._duplicates: Index[Key] = Index()
+        self._unfinished_of_queue: Index[Key] = Index()
+        self._active_of_queue: Index[Key] = Index()
+        self._finished_of_queue: Index[Key] = Index()
+        self._active_of_key: Index[tuple[Key, str]] = Index()
+        self._pods_of_job: Index[Key] = Index()
+        self._live_pods_of_queue: Index[Key] = Index()
+        self._live_pods_of_key: Index[tuple[Key, str]] = Index()
+        self._unclaimed: SortedIndex[UniqueKey] = SortedIndex()
+        self._admitted: Index[UniqueKey] = Index()
         self._unique_key: dict[str, UniqueKey] = {}
         self._groups: defaultdict[GroupKey, Tally] = defaultdict(Tally)
-        self._group_dependants: defaultdict[GroupKey, dict[Key, None]] = defaultdict(dict)
-        self._tree_dependants: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
-        self._skipped_for: defaultdict[Key, dict[Key, None]] = defaultdict(dict)
+        self._group_dependants: Index[GroupKey] = Index()
+        self._tree_dependants: Index[Key] = Index()
+        self._skipped_for: Index[Key] = Index()
         self._trees = Trees()
-        self._jobs_of_schedule: defaultdict[str, dict[Key, None]] = defaultdict(dict)
-        self._replacing: defaultdict[str, list[tuple[float, Key]]] = defaultdict(list)
+        self._jobs_of_schedule: Index[str] = Index()
+        self._replacing: SortedIndex[str] = SortedIndex()
         self._schedule_of_uid: dict[str, Key] = {}
+        self._slots_held: dict[Key, int] = {}
+        """What was counted since a claim or a pod has last changed: each of thousands that wait asks."""
 
     # Jobs
 
@@ -83,6 +78,8 @@ class World:
         self._fell_needless_trees(job)
         if self.acyclic and self._may_lead_further(old, job):
             self.acyclic.clear()
+        if old is None or old.active or job.active or old.status.get("report") != job.status.get("report"):
+            self._slots_held.clear()
         return old
 
     def remove_job(self, key: Key) -> Job | None:
@@ -90,6 +87,7 @@ class World:
         job = self.jobs.pop(key, None)
         if job is not None:
             self.acyclic.clear()
+            self._slots_held.clear()
             self._unindex_job(job)
             self._unique_key.pop(job.uid, None)
             self._leave(job)
@@ -277,22 +275,24 @@ class World:
     def put_pod(self, pod: Pod) -> Pod | None:
         """Take the record in; the one that it replaces is returned."""
         old = self.remove_pod(pod.key)
+        self._slots_held.clear()
         self.pods[pod.key] = pod
-        self._pods_of_job[pod.namespace, pod.job][pod.key] = None
+        self._pods_of_job.add((pod.namespace, pod.job), pod.key)
         if pod.live:
             queue = (pod.namespace, pod.queue)
-            self._live_pods_of_queue[queue][pod.key] = None
+            self._live_pods_of_queue.add(queue, pod.key)
             if pod.concurrency_key:
-                self._live_pods_of_key[queue, pod.concurrency_key][pod.key] = None
+                self._live_pods_of_key.add((queue, pod.concurrency_key), pod.key)
         return old
 
     def remove_pod(self, key: Key) -> Pod | None:
         """Forget the pod."""
         pod = self.pods.pop(key, None)
         if pod is not None:
-            _discard(self._pods_of_job, (pod.namespace, pod.job), key)
-            _discard(self._live_pods_of_queue, (pod.namespace, pod.queue), key)
-            _discard(self._live_pods_of_key, ((pod.namespace, pod.queue), pod.concurrency_key), key)
+            self._slots_held.clear()
+            self._pods_of_job.discard((pod.namespace, pod.job), key)
+            self._live_pods_of_queue.discard((pod.namespace, pod.queue), key)
+            self._live_pods_of_key.discard(((pod.namespace, pod.queue), pod.concurrency_key), key)
         return pod
 
     def pods_of_job(self, key: Key) -> list[Pod]:
@@ -315,7 +315,11 @@ class World:
 
         Counted from claims and from live pods, so that neither a lost claim nor an orphaned pod frees one early.
         """
-        return self._slots(self.active_of_queue(queue), self.live_pods_of_queue(queue))
+        held = self._slots_held.get(queue)
+        if held is None:
+            held = self._slots(self.active_of_queue(queue), self.live_pods_of_queue(queue))
+            self._slots_held[queue] = held
+        return held
 
     def slots_of_key(self, queue: Key, concurrency_key: str) -> int:
         """The slots of that queue that are held by attempts of one key, counted the same way."""
@@ -422,65 +426,50 @@ class World:
     # Indexes
 
     def _index_job(self, job: Job) -> None:
-        if job.parent is not None:
-            self._children[job.parent.uid][job.key] = None
-        for dependency in job.after:
-            named = (job.namespace, dependency.name)
-            group = job.group_beside(dependency.name)
-            if dependency.kind != "group":
-                self._dependants[named][job.key] = None
-            elif group is not None:
-                self._group_dependants[group][job.key] = None
-            if dependency.kind == "tree":
-                self._tree_dependants[named][job.key] = None
-        if job.duplicate_of:
-            self._duplicates[job.namespace, job.duplicate_of][job.key] = None
-        if job.upstream is not None:
-            self._skipped_for[job.namespace, job.upstream.name][job.key] = None
-        if job.tick is not None:
-            self._jobs_of_schedule[job.tick.schedule_uid][job.key] = None
-            if job.tick.replaces:
-                bisect.insort(self._replacing[job.tick.schedule_uid], (job.tick.at, job.key))
-        (self._finished_of_queue if job.terminal else self._unfinished_of_queue)[job.queue_key][job.key] = None
-        if job.active:
-            self._active_of_queue[job.queue_key][job.key] = None
-            if job.concurrency_key:
-                self._active_of_key[job.queue_key, job.concurrency_key][job.key] = None
-        unique = self.unique_key(job)
-        if unique is not None:
-            if job.admitted:
-                self._admitted[unique][job.key] = None
-            if not job.terminal and not job.claimed_in_this_run:
-                bisect.insort(self._unclaimed[unique], (job.order, job.key))
+        for index, key in self._places_of(job):
+            index.add(key, job.key)
+        for ordered, key, entry in self._ordered_places_of(job):
+            ordered.add(key, entry)
 
     def _unindex_job(self, job: Job) -> None:
+        for index, key in self._places_of(job):
+            index.discard(key, job.key)
+        for ordered, key, entry in self._ordered_places_of(job):
+            ordered.discard(key, entry)
+
+    def _places_of(self, job: Job) -> Iterator[tuple[Index[Any], Any]]:
+        """The indexes that the record is in, each with the key that it is there under."""
         if job.parent is not None:
-            _discard(self._children, job.parent.uid, job.key)
+            yield self._children, job.parent.uid
         for dependency in job.after:
             named = (job.namespace, dependency.name)
             group = job.group_beside(dependency.name)
             if dependency.kind != "group":
-                _discard(self._dependants, named, job.key)
+                yield self._dependants, named
             elif group is not None:
-                _discard(self._group_dependants, group, job.key)
+                yield self._group_dependants, group
             if dependency.kind == "tree":
-                _discard(self._tree_dependants, named, job.key)
+                yield self._tree_dependants, named
         if job.duplicate_of:
-            _discard(self._duplicates, (job.namespace, job.duplicate_of), job.key)
+            yield self._duplicates, (job.namespace, job.duplicate_of)
         if job.upstream is not None:
-            _discard(self._skipped_for, (job.namespace, job.upstream.name), job.key)
+            yield self._skipped_for, (job.namespace, job.upstream.name)
         if job.tick is not None:
-            _discard(self._jobs_of_schedule, job.tick.schedule_uid, job.key)
-            if job.tick.replaces:
-                _remove_sorted(self._replacing, job.tick.schedule_uid, (job.tick.at, job.key))
-        _discard(self._finished_of_queue, job.queue_key, job.key)
-        _discard(self._unfinished_of_queue, job.queue_key, job.key)
-        _discard(self._active_of_queue, job.queue_key, job.key)
-        _discard(self._active_of_key, (job.queue_key, job.concurrency_key), job.key)
-        unique = self.unique_key(job)
-        if unique is not None:
-            _discard(self._admitted, unique, job.key)
-            _remove_sorted(self._unclaimed, unique, (job.order, job.key))
+            yield self._jobs_of_schedule, job.tick.schedule_uid
+        yield self._finished_of_queue if job.terminal else self._unfinished_of_queue, job.queue_key
+        if job.active:
+            yield self._active_of_queue, job.queue_key
+            if job.concurrency_key:
+                yield self._active_of_key, (job.queue_key, job.concurrency_key)
+        if job.admitted and (unique := self.unique_key(job)) is not None:
+            yield self._admitted, unique
+
+    def _ordered_places_of(self, job: Job) -> Iterator[tuple[SortedIndex[Any], Any, Any]]:
+        """Those that have an order, each with the record's entry there."""
+        if job.tick is not None and job.tick.replaces:
+            yield self._replacing, job.tick.schedule_uid, (job.tick.at, job.key)
+        if not job.terminal and not job.claimed_in_this_run and (unique := self.unique_key(job)) is not None:
+            yield self._unclaimed, unique, (job.order, job.key)
 
 
 def _leads_on(job: Job) -> bool:
@@ -491,23 +480,6 @@ def _leads_on(job: Job) -> bool:
 def _reported(job: Job, pod: Pod) -> bool:
     report = job.status.get("report")
     return report is not None and report.get("podUID") == pod.uid
-
-
-def _discard(index: dict[_K, dict[_V, None]], key: _K, member: _V) -> None:
-    members = index.get(key)
-    if members is not None:
-        members.pop(member, None)
-        if not members:
-            del index[key]
-
-
-def _remove_sorted(index: dict[_K, list[_V]], key: _K, member: _V) -> None:
-    members: list[Any] = index.get(key, [])
-    place = bisect.bisect_left(members, member)
-    if place < len(members) and members[place] == member:
-        del members[place]
-        if not members:
-            del index[key]
 
 
 def newest_first(jobs: Iterable[Job]) -> list[Job]:

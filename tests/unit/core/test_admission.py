@@ -1,5 +1,7 @@
 """Which ready Jobs take a queue's free slots, and how a queue whose pods are refused tries again."""
 
+from collections.abc import Callable
+
 import pytest
 
 from questline_operator.core.admission import MAX_REJECTION_DELAY_SECONDS, Rejections, claim_order, free_slots
@@ -197,6 +199,26 @@ def test_a_report_frees_the_slot_before_the_pod_has_ended() -> None:
     assert a_world(reported, pod).slots_held(QUEUE) == 0
     assert a_world(recorded, pod).slots_held(QUEUE) == 0
     assert a_world(of_another, pod).slots_held(QUEUE) == 1
+
+
+def test_what_was_counted_of_slots_is_counted_again_when_a_claim_a_report_or_a_pod_has_changed() -> None:
+    pod = a_pod(STARTING, running=1)
+    report = {"v": 1, "attempt": 2, "outcome": "Failed", "podUID": pod.uid}
+    world = a_world(a_queue(), a_job("a", attempt=2, failures=1))
+    counted = [world.slots_held(QUEUE)]
+
+    def after(change: Callable[[], object]) -> None:
+        change()
+        counted.append(world.slots_held(QUEUE))
+
+    after(lambda: world.put_job(STARTING))
+    after(lambda: world.put_pod(pod))
+    after(lambda: world.put_job(a_job("a", attempt=2, failures=1)))
+    after(lambda: world.put_job(a_job("a", attempt=2, failures=1, report=report)))
+    after(lambda: world.remove_job(STARTING.key))
+    after(lambda: world.remove_pod(pod.key))
+    after(lambda: world.put_pod(pod))
+    assert counted == [0, 1, 1, 1, 0, 1, 0, 1]
 
 
 def test_a_slot_belongs_to_the_queue_of_the_job() -> None:

@@ -192,7 +192,7 @@ def test_a_world_after_any_changes_equals_one_made_anew(changes: list[Change]) -
     for change in changes:
         change(world)
 
-    assert view(world) == view(a_world(*world.jobs.values(), *world.pods.values()))
+        assert view(world) == view(a_world(*world.jobs.values(), *world.pods.values()))
 
 
 @settings(max_examples=50, deadline=None)
