@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 from questline_operator.core.pod import Pod
 from questline_operator.core.records import ANNOTATION_EPOCH, Job
@@ -19,6 +19,14 @@ from tests.history import Event, History
 
 Slot = tuple[str, int]
 """A Job's UID, and the number of the attempt."""
+
+
+class Limits(TypedDict):
+    """Of the queues whose limits did not change meanwhile, for `Verdict.of(history, **limits)`: a run that has them as
+    one thing forgets none of them."""
+
+    concurrency: Mapping[str, int]
+    per_key: Mapping[str, int]
 
 
 @dataclass(frozen=True)

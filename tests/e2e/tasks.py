@@ -39,9 +39,11 @@ def child() -> dict[str, float]:
 
 
 @job()
-def flaky_parent(children: int, failures: int) -> dict[str, int]:
-    """Enqueue children, and fail in the first attempts."""
-    fan_out([child.call() for _ in range(children)])
+def flaky_parent(children: int, failures: int, joined: bool = False) -> dict[str, int]:
+    """Enqueue children and, if they are to be joined, one more after them; fail in the first attempts."""
+    family = fan_out([child.call() for _ in range(children)])
+    if joined:
+        family.then(work.call())
     attempt = current().attempt
     if attempt <= failures:
         raise ValueError(f"attempt {attempt} is meant to fail")
@@ -58,6 +60,14 @@ def always_fails() -> None:
 def fans_out(children: int, seconds: float) -> None:
     """Enqueue children that take a while."""
     fan_out([work.call(seconds) for _ in range(children)])
+
+
+@job()
+def lives_on(children: int, seconds: float) -> None:
+    """Enqueue children that start at once, and a join of theirs; they take this long, and so does this."""
+    start_at_once = work.options(queue=current().job.queue, stage=False)
+    fan_out([start_at_once.call(seconds) for _ in range(children)]).then(work.options(stage=False).call())
+    time.sleep(seconds)
 
 
 @job()

@@ -54,7 +54,7 @@ class Run:
                 await load.done(history, seconds=240)
         assert [fault for load in loads for fault in load.faults(history)] == []
         assert "Traceback" not in log.read_text()
-        self._records(Verdict.of(history, concurrency=loads[0].concurrency, faults=faults + left))
+        self._records(Verdict.of(history, **loads[0].limits, faults=faults + left))
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ class Run:
                     await load.done(history, seconds=240)
         assert load.faults(history) == []
         assert "Traceback" not in log.read_text()
-        self._records(Verdict.of(history, concurrency=load.concurrency, faults=proxy.faults + left))
+        self._records(Verdict.of(history, **load.limits, faults=proxy.faults + left))
 
 
 @pytest.fixture

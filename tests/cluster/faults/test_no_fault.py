@@ -28,6 +28,6 @@ async def undisturbed(live: Live, kind: Kind) -> Verdict:
     load = await put_load(live, kind=kind)
     await load.done(live.history)
     assert load.faults(live.history) == []
-    verdict = Verdict.of(live.history, concurrency=load.concurrency)
+    verdict = Verdict.of(live.history, **load.limits)
     assert (verdict.jobs, verdict.attempts, verdict.gaps) == (JOBS_PER_UNIT, ATTEMPTS_PER_UNIT, 0)
     return verdict

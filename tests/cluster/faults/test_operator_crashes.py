@@ -61,7 +61,7 @@ async def test_an_operator_killed_at_each_of_its_writes_in_turn_loses_and_double
     claim without a pod up.
     """
     crashes = [(at, moment) for at in (*writes, *[AFTER_THAT] * 200)]
-    records(await crashed(fake, kube, tmp_path, crashes, units=3, seconds=BACK_OFF_SECONDS))
+    records(await crashed(fake, kube, tmp_path, crashes, units=2, seconds=BACK_OFF_SECONDS))
 
 
 async def crashed(
@@ -84,7 +84,7 @@ async def crashed(
         assert await last.terminate() == 0
     assert load.faults(live.history) == []
     assert "Traceback" not in log.read_text()
-    return Verdict.of(live.history, concurrency=load.concurrency, faults=died)
+    return Verdict.of(live.history, **load.limits, faults=died)
 
 
 async def dies_before_the_end(operator: OperatorProcess, load: Load, live: Live, seconds: float) -> bool:

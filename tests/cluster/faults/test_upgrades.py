@@ -70,7 +70,7 @@ async def test_crds_changed_three_times_under_load_lose_and_double_nothing(
     assert "Traceback" not in operator.output
     assert [fault for load in loads for fault in load.faults(fake.history)] == []
     faults = {"CRDs changed": TIMES}
-    records(Verdict.of(fake.history, concurrency=loads[0].concurrency, faults=faults))
+    records(Verdict.of(fake.history, **loads[0].limits, faults=faults))
 
 
 @pytest.mark.long
@@ -96,7 +96,7 @@ async def test_a_chart_upgraded_twice_under_load_loses_and_doubles_nothing(
     logs = [kube.kubectl("logs", pod, "-n", NAMESPACE) for pod in pods]
     assert not any("Traceback" in log for log in logs)
     assert [fault for load in loads for fault in load.faults(fake.history)] == []
-    records(Verdict.of(fake.history, concurrency=loads[0].concurrency, faults={"helm upgrade": 2}))
+    records(Verdict.of(fake.history, **loads[0].limits, faults={"helm upgrade": 2}))
 
 
 async def some_end(live: Live, load: Load) -> None:

@@ -73,7 +73,7 @@ async def test_a_namespace_deleted_with_two_hundred_jobs_goes_and_nothing_more_i
         "claims under way then": len(late),
     }
     faults = {f"namespace deleted with {DOOMED_JOBS} Jobs": 1}
-    records(Verdict.of(fake.history, concurrency=load.concurrency, faults=faults, measured=measured))
+    records(Verdict.of(fake.history, **load.limits, faults=faults, measured=measured))
 
 
 def claimed_after(events: Iterable[Event], version: int) -> list[Job]:
