@@ -106,6 +106,21 @@ async def test_a_pod_whose_job_was_deleted_without_it_holds_its_slot_until_it_is
 
 
 @simulated
+async def test_an_attempt_whose_pod_came_and_went_while_no_operator_looked_is_not_run_again_under_its_number() -> None:
+    async with Cluster(seconds=60.0) as cluster:
+        await cluster.apply(a_job("a"))
+        await cluster.until(lambda: len(cluster.kubelet.running) == 1)
+        await cluster.crash_operator()
+        cluster.server.store.delete(PODS, NAMESPACE, cluster.pods()[0].name, grace_seconds=0)
+        cluster.start_operator()
+        await cluster.until_settled()
+        job = cluster.job("a")
+        assert [entry["outcome"] for entry in job.status["attempts"]] == ["Disrupted", "Succeeded"]
+        assert [run.pod for run in cluster.kubelet.runs] == [job.pod_name(1), job.pod_name(2)]
+        assert cluster.watcher.violations == []
+
+
+@simulated
 async def test_a_pod_of_anothers_that_has_the_name_is_not_taken_for_the_attempt() -> None:
     def waits(pod: Object) -> Obstacle | None:
         return None if "labels" in pod["metadata"] else Obstacle("Unschedulable", message="0/1 nodes are available")
