@@ -180,12 +180,19 @@ class ClaimJudge:
             )
         if status["state"] not in TERMINAL and self._judge.is_claimed_in_its_run(winner):
             return f"is {status['state']}"
-        finished = parse_time(status["finishedAt"])
+        finished = self._last_run_finished_at(winner)
         unsure = released // 1 == finished // 1
         before = released <= finished and not (surely and unsure)
         return (
             f"ended {finished - released:.3f} s after it became eligible" if before or (unsure and not surely) else ""
         )
+
+    def _last_run_finished_at(self, winner: Object) -> float:
+        """One made to run again that ended before its claim took nobody's place in that run."""
+        status = winner["status"]
+        entry = self._judge.attempts.get(winner["metadata"]["uid"], {}).get(status["attempt"])
+        claimed = self._judge.is_claimed_in_its_run(winner)
+        return parse_time(status["finishedAt"] if claimed or entry is None else entry["finishedAt"])
 
     def _gone_before(self, winner: Object, raw: Object) -> bool:
         """Whether the record was deleted in good order before the other Job was created, or made to run again.
@@ -274,9 +281,9 @@ class ClaimJudge:
         if parent is not None and parent.get("staged", True):
             released = max(released, judge.succeeded_at.get((parent["uid"], parent["attempt"]), released))
         of_alive = raw["spec"]["unique"].get("scope") != "Window"
-        runs = judge.waits(winner) and judge.is_claimed_in_its_run(winner)
-        in_time = of_alive and (runs or released <= judge.ended_at[winner["metadata"]["uid"]])
-        return in_time or bool(self._why_duplicate(raw, winner, surely=False))
+        claimed = judge.is_claimed_in_its_run(winner)
+        in_time = claimed and (judge.waits(winner) or released <= judge.ended_at[winner["metadata"]["uid"]])
+        return (of_alive and in_time) or bool(self._why_duplicate(raw, winner, surely=False))
 
     def verdict(self) -> None:
         """What only the end shows."""

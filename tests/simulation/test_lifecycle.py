@@ -329,6 +329,27 @@ async def test_a_lost_answer_never_runs_an_attempt_twice() -> None:
 
 
 @simulated
+async def test_a_finished_job_stays_until_its_container_has_ended_and_holds_no_slot_meanwhile() -> None:
+    """Deleted before, it would take its pod along, whose slot nobody could know to be free."""
+
+    async def cleans_up(attempt: Attempt) -> Ended:
+        if attempt.job == "first":
+            await attempt.report({"v": 1, "attempt": 1, "outcome": "Succeeded", "children": {"total": 0, "groups": {}}})
+            await attempt.work(9.0)
+        return succeeded()
+
+    async with Cluster({"work": cleans_up}) as cluster:
+        await cluster.apply(a_queue("narrow", concurrency=1))
+        await cluster.apply(*(a_job(name, queue="narrow", ttlSecondsAfterFinished=0) for name in ("first", "second")))
+        await cluster.until(lambda: cluster.jobs() == [])
+        first, second = cluster.kubelet.runs
+        assert first.ended_at is not None
+        assert first.ended_at - first.started_at >= 9.0
+        assert second.started_at - first.started_at < 3.0
+        assert cluster.watcher.violations == []
+
+
+@simulated
 async def test_a_finished_job_goes_with_its_ttl_but_not_before_what_needs_it() -> None:
     async def parent(attempt: Attempt) -> Ended:
         await attempt.enqueue("tasks:slow")

@@ -240,6 +240,24 @@ async def test_unique_jobs_that_run_again_run_one_after_the_other() -> None:
 
 
 @simulated
+async def test_a_job_is_no_duplicate_of_a_run_that_was_canceled_before_it_began() -> None:
+    async with Cluster() as cluster:
+        await cluster.apply(a_queue("media", paused=False), a_job("first", unique={"key": "k"}, queue="media"))
+        await cluster.until_settled()
+        await cluster.edit("media", QUEUES, paused=True)
+        await cluster.edit("first", rerun=1)
+        await asyncio.sleep(2.0)
+        await cluster.apply(a_job("second", unique={"key": "k"}, queue="media"))
+        await asyncio.sleep(2.0)
+        await cluster.edit("first", cancel=True)
+        await asyncio.sleep(2.0)
+        await cluster.edit("media", QUEUES, paused=False)
+        await cluster.until_settled()
+        assert cluster.states() == {"first": "Canceled Requested", "second": "Succeeded"}
+        assert cluster.watcher.violations == []
+
+
+@simulated
 async def test_two_of_a_key_that_are_armed_at_once_never_wait_for_each_other() -> None:
     async with Cluster(seconds=3.0) as cluster:
         for n in range(2):

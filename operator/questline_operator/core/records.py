@@ -273,6 +273,17 @@ class Job:
         return self.attempt > self.armed_attempt
 
     @property
+    def last_run_finished_at(self) -> float | None:
+        """When the last of its runs that was claimed ended; None while one is under way, or where none was claimed.
+
+        A rerun that was canceled before its claim took nobody's place.
+        """
+        if self.claimed_in_this_run:
+            return self.finished_at if self.terminal else None
+        entry = self.recorded_attempt(self.attempt)
+        return self.finished_at if entry is None else parse_time(entry["finishedAt"])
+
+    @property
     def rerun_due(self) -> bool:
         """It has ended, and its rerun was raised since that was last acted on."""
         return self.terminal and self.rerun > self.observed_rerun

@@ -33,18 +33,25 @@ def expired_jobs(world: World, queue: Key, now: float) -> Iterator[Job]:
 
 
 def still_needed(world: World, job: Job, now: float, below: dict[str, float] | None = None) -> bool:
-    """Whether an unfinished descendant, an `after` or a unique rival still needs the record.
+    """Whether an unfinished descendant, an `after`, a unique rival or a pod of its own still needs the record.
 
     Args:
         below: what is known of descendants, by UID; see `_last_end_below`.
     """
     return (
         any(not waiter.terminal for waiter in needs(world, job))
+        or _has_live_pod(world, job)
         or _group_is_open(world, job)
         or math.isinf(_last_end_below(world, job, {} if below is None else below))
         or still_compared(world, job, now)
         or ((schedule := world.schedule_of(job)) is not None and _may_be_made_again(schedule, job))
     )
+
+
+def _has_live_pod(world: World, job: Job) -> bool:
+    """Whether a container of it has reported and not ended: its pod would go along, and no record say that the slot of
+    that is free."""
+    return any(pod.live and pod.may_be_of(job.uid) for pod in world.pods_of_job(job.key))
 
 
 def _group_is_open(world: World, job: Job) -> bool:

@@ -135,9 +135,8 @@ def _is_duplicate_of(world: World, job: Job, winner: Job) -> bool:
     if job.unique.scope == WINDOW:
         # "At most one admitted Job in windowSeconds from the winner's creationTimestamp", which has whole seconds.
         return released_at(world, job) < winner.created_at + _window_of(job, winner)
-    if winner.finished_at is None or (winner.claimed_in_this_run and not winner.terminal):
-        return True
-    return _became_eligible_before(world, job, winner, winner.finished_at)
+    finished_at = winner.last_run_finished_at
+    return finished_at is None or _became_eligible_before(world, job, winner, finished_at)
 
 
 def _became_eligible_before(world: World, job: Job, winner: Job, finished_at: float) -> bool:
