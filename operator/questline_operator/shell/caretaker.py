@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Coroutine
 from typing import Any, NoReturn
 
 from questline_operator.core.pod import Pod
@@ -17,6 +16,7 @@ from questline_operator.shell.actions import Actions
 from questline_operator.shell.api import JOBS, PODS, QUEUES, WORKERS, Api, ApiError, NoAnswerError, Resource
 from questline_operator.shell.clock import Clock
 from questline_operator.shell.controller import Controller
+from questline_operator.shell.keyed_tasks import Action, KeyedTasks
 from questline_operator.shell.writer import Writer, leave_if_fenced_off
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Caretaker:
         self._controller = controller
         self._epoch = epoch
         self._recheck_at: dict[Key, float] = {}
-        self._busy: set[tuple[Resource, Key]] = set()
+        self._busy: KeyedTasks[tuple[Resource, Key]] = KeyedTasks(clock, _log)
 
     @property
     def _world(self) -> World:
@@ -63,23 +63,9 @@ class Caretaker:
             tasks.create_task(self._delete_expired(tasks))
         raise AssertionError("unreachable: the loops never end")
 
-    def _start(self, resource: Resource, key: Key, action: Coroutine[Any, Any, None], tasks: asyncio.TaskGroup) -> None:
+    def _start(self, resource: Resource, key: Key, action: Action, tasks: asyncio.TaskGroup) -> None:
         """Run the action beside all others."""
-        self._busy.add((resource, key))
-        task = tasks.create_task(self._guarded(resource, key, action))
-        # One that is cancelled before its first step has not begun its action, which would be called forgotten.
-        task.add_done_callback(lambda done: action.close())
-
-    async def _guarded(self, resource: Resource, key: Key, action: Coroutine[Any, Any, None]) -> None:
-        """Run the action; an error that nobody foresaw costs the operator nothing but that."""
-        try:
-            await action
-        except Actions.FATAL:
-            raise
-        except Exception:
-            logger.exception("%s %s/%s: unexpected error", resource.plural, *key)
-        finally:
-            self._busy.discard((resource, key))
+        self._busy.start(tasks, (resource, key), action)
 
     # Queues
 
@@ -221,3 +207,10 @@ class Caretaker:
             return False
         self._controller.store.apply(resource, written)
         return True
+
+
+def _log(busy: tuple[Resource, Key], error: Exception) -> float:
+    """The next round of its loop finds the object again."""
+    resource, key = busy
+    logger.error("%s %s/%s: unexpected error", resource.plural, *key, exc_info=error)
+    return 0.0

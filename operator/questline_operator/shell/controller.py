@@ -9,9 +9,10 @@ import asyncio
 import heapq
 import logging
 from collections import Counter
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, NoReturn
+from functools import partial
+from typing import NoReturn
 
 from questline_operator.core import transitions
 from questline_operator.core.decide import (
@@ -22,6 +23,7 @@ from questline_operator.core.decide import (
     Ready,
     Step,
     WriteStatus,
+    matters_to_others,
     next_step,
 )
 from questline_operator.core.dependencies import needs, whose_turn_may_come
@@ -34,12 +36,13 @@ from questline_operator.core.states import REASON_DELAY_SECONDS, WRITTEN_AT_ONCE
 from questline_operator.core.status import Change
 from questline_operator.core.times import parse_time
 from questline_operator.core.turnstile import Turnstile
-from questline_operator.core.uniqueness import could_run
+from questline_operator.core.uniqueness import could_run, frees_rivals
 from questline_operator.core.world import World
 from questline_operator.shell.actions import Actions, PodVanishedError
 from questline_operator.shell.agenda import Agenda
 from questline_operator.shell.api import ApiError
 from questline_operator.shell.clock import Clock
+from questline_operator.shell.keyed_tasks import Action, KeyedTasks
 from questline_operator.shell.store import Listeners, Store
 
 logger = logging.getLogger(__name__)
@@ -93,7 +96,7 @@ class Controller:
         self._jobs: Agenda[Key] = Agenda()
         self._queues: Agenda[Key] = Agenda()
         self._turnstile = Turnstile(world, max_running_pods=max_running_pods)
-        self._busy: set[Key] = set()
+        self._busy: KeyedTasks[Key] = KeyedTasks(clock, self._delay_after)
         self._creating: dict[Key, Job] = {}
         self._competing: set[Key] = set()
         self._held_since: dict[Key, tuple[str, float]] = {}
@@ -358,31 +361,20 @@ class Controller:
 
     # Tasks
 
-    def _start(
-        self, key: Key, action: Coroutine[Any, Any, Any], tasks: asyncio.TaskGroup, *, look_at: Key | None = None
-    ) -> None:
-        self._busy.add(key)
-        task = tasks.create_task(self._guarded(key, action, look_at or key))
-        # One that is canceled before its first step has not begun its action, which would be called forgotten.
-        task.add_done_callback(lambda done: action.close())
+    def _start(self, key: Key, action: Action, tasks: asyncio.TaskGroup, *, look_at: Key | None = None) -> None:
+        self._busy.start(tasks, key, action, then=partial(self._look_again, look_at or key))
 
-    async def _guarded(self, key: Key, action: Coroutine[Any, Any, Any], look_at: Key) -> None:
-        """Run the action; an error that nobody foresaw costs its Job some seconds, and the operator nothing."""
-        try:
-            await action
-        except Actions.FATAL:
-            raise
-        except ApiError as error:
-            delay = FORBIDDEN_DELAY_SECONDS if error.status == 403 else ERROR_DELAY_SECONDS
-            logger.error("%s/%s: %s; again in %.0f s", *key, error, delay)
-            await self._clock.sleep(delay)
-        except Exception:
-            logger.exception("%s/%s: unexpected error", *key)
-            await self._clock.sleep(ERROR_DELAY_SECONDS)
-        finally:
-            self._busy.discard(key)
-        self._jobs.mark(look_at)
-        job = self.world.jobs.get(look_at)
+    def _delay_after(self, key: Key, error: Exception) -> float:
+        if not isinstance(error, ApiError):
+            logger.error("%s/%s: unexpected error", *key, exc_info=error)
+            return ERROR_DELAY_SECONDS
+        delay = FORBIDDEN_DELAY_SECONDS if error.status == 403 else ERROR_DELAY_SECONDS
+        logger.error("%s/%s: %s; again in %.0f s", *key, error, delay)
+        return delay
+
+    def _look_again(self, key: Key) -> None:
+        self._jobs.mark(key)
+        job = self.world.jobs.get(key)
         if job is not None:
             self._queues.mark(job.queue_key)
         self.wake()
@@ -417,7 +409,7 @@ class Controller:
 
     def _mark_related(self, old: Job | None, new: Job | None, job: Job) -> None:
         """Everything whose next step may depend on what changed."""
-        if old is None or new is None or _matters_to_others(old, new):
+        if old is None or new is None or matters_to_others(old, new):
             self._mark(self.world.children_of(job))
             self._mark(whose_turn_may_come(self.world, job))
             if any(one is not None and (one.cancel or one.state is State.CANCELED) for one in (old, new)):
@@ -429,7 +421,7 @@ class Controller:
         if old is not None and new is not None and old.duplicate_of and not new.duplicate_of:
             self._mark(needs(self.world, new))  # they may have been skipped for the original
         unique = self.world.unique_key(job)
-        if unique is not None and old is not None and _frees_rivals(old, new):
+        if unique is not None and old is not None and frees_rivals(old, new):
             self._mark(self.world.unclaimed_rivals(unique))
 
     def _jobs_watched(self, version: int) -> None:
@@ -487,22 +479,3 @@ class Controller:
         jobs = self.world.jobs.values()
         self._mark(job for job in jobs if job.namespace == namespace and not job.terminal)
         self.wake()
-
-
-def _matters_to_others(old: Job, new: Job) -> bool:
-    """Whether Jobs that look at this one may decide otherwise now."""
-    return (
-        old.uid != new.uid
-        or old.state != new.state
-        or old.attempt != new.attempt
-        or old.cancel != new.cancel
-        or old.finishes != new.finishes
-        or old.claim_unconfirmed != new.claim_unconfirmed
-    )
-
-
-def _frees_rivals(old: Job, new: Job | None) -> bool:
-    """Whether unique rivals may decide otherwise: not when a duplicate was skipped, of which there may be thousands."""
-    if new is None or old.claim_unconfirmed != new.claim_unconfirmed or old.suspend != new.suspend:
-        return True
-    return old.state != new.state and new.reason != Reason.DUPLICATE

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn
 
 from questline_operator.core.records import Key
@@ -19,11 +20,11 @@ from questline_operator.core.ticks import (
 )
 from questline_operator.core.world import World
 from questline_operator.cron import next_tick
-from questline_operator.shell.actions import Actions
 from questline_operator.shell.agenda import Agenda
 from questline_operator.shell.api import JOBS, SCHEDULES, Api, ApiError, Object
 from questline_operator.shell.clock import Clock
 from questline_operator.shell.controller import Controller
+from questline_operator.shell.keyed_tasks import KeyedTasks
 from questline_operator.shell.reading import read_until_known
 from questline_operator.shell.writer import Writer
 
@@ -45,7 +46,7 @@ class Timekeeper:
         self._controller = controller
         self._epoch = epoch
         self._agenda: Agenda[Key] = Agenda()
-        self._busy: set[Key] = set()
+        self._busy: KeyedTasks[Key] = KeyedTasks(clock, self._put_off)
         self._again: set[Key] = set()
         """Schedules that changed while they were followed."""
 
@@ -69,26 +70,21 @@ class Timekeeper:
                     if key in self._busy:
                         self._again.add(key)
                     else:
-                        self._busy.add(key)
-                        tasks.create_task(self._guarded(key))
+                        self._busy.start(tasks, key, self._follow(key), then=partial(self._followed, key))
                 await self._until_due()
         raise AssertionError("unreachable: the loop above never ends")
 
-    async def _guarded(self, key: Key) -> None:
-        """An error that nobody foresaw costs its Schedule some seconds, and the operator nothing."""
-        try:
-            await self._follow(key)
-        except Actions.FATAL:
-            raise
-        except Exception:
-            logger.exception("Schedule %s/%s: unexpected error", *key)
-            self._agenda.mark_at(key, self._clock.now() + RETRY_SECONDS)
-        finally:
-            self._busy.discard(key)
-            if key in self._again:
-                self._again.discard(key)
-                self._controller.look_at_schedule(key)
-            self._controller.schedules_changed.set()  # its next tick may be the first of all
+    def _put_off(self, key: Key, error: Exception) -> float:
+        """A Schedule that changes meanwhile is followed at once: it may be what was wrong."""
+        logger.error("Schedule %s/%s: unexpected error", *key, exc_info=error)
+        self._agenda.mark_at(key, self._clock.now() + RETRY_SECONDS)
+        return 0.0
+
+    def _followed(self, key: Key) -> None:
+        if key in self._again:
+            self._again.discard(key)
+            self._controller.look_at_schedule(key)
+        self._controller.schedules_changed.set()  # its next tick may be the first of all
 
     async def _until_due(self) -> None:
         due = self._agenda.next_due()
