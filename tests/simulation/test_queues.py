@@ -3,11 +3,13 @@
 import asyncio
 from collections import Counter, defaultdict
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from questline_operator.core.records import Key
 from questline_operator.core.states import State
+from questline_operator.core.status import ready_in
 from questline_operator.core.times import parse_time
 from questline_operator.shell.api import JOBS, PODS, QUEUES, WORKERS, ApiError
 from tests.simulation.clock import simulated
@@ -15,6 +17,7 @@ from tests.simulation.cluster import NAMESPACE, Cluster, a_job, a_queue, a_worke
 from tests.simulation.faults import Fault
 from tests.simulation.kubelet import Run
 from tests.simulation.sdk import Attempt, Ended, failed, succeeded
+from tests.simulation.store import Review
 
 
 def most_at_once(runs: list[Run]) -> int:
@@ -369,3 +372,69 @@ async def test_a_child_whose_worker_comes_from_its_parents_queue_goes_on_when_th
         cluster.server.store.create(QUEUES, NAMESPACE, media)
         await asyncio.sleep(600.0)
         assert cluster.state(child) == "Succeeded", cluster.states()
+
+
+# The condition Ready
+
+
+def ready(cluster: Cluster, name: str = "media") -> dict[str, Any]:
+    """The queue's condition, {} where it has none yet."""
+    return dict(ready_in(cluster.server.store.get(QUEUES, NAMESPACE, name).get("status", {})))
+
+
+def reason(cluster: Cluster) -> tuple[str, str]:
+    """What it says: its status and its reason."""
+    return ready(cluster).get("status", ""), ready(cluster).get("reason", "")
+
+
+@simulated
+async def test_a_queue_says_whether_it_lets_its_jobs_start() -> None:
+    async with Cluster() as cluster:
+        await cluster.apply(a_queue("media"))
+        await cluster.until(lambda: reason(cluster) == ("True", "Admitting"), seconds=2.2)
+        admitting = ready(cluster)
+        await cluster.edit("media", QUEUES, concurrency=3)
+        await cluster.until(lambda: ready(cluster)["observedGeneration"] == 2, seconds=2.2)
+        assert ready(cluster) == {**admitting, "observedGeneration": 2}, "it was True all the time"
+        await cluster.edit("media", QUEUES, paused=True)
+        await cluster.until(lambda: reason(cluster) == ("False", "Paused"), seconds=2.2)
+        assert parse_time(ready(cluster)["lastTransitionTime"]) == pytest.approx(cluster.clock.now(), abs=1.0)
+        before = cluster.writes(QUEUES)
+        await asyncio.sleep(60)
+        assert cluster.writes(QUEUES) == before, "one write says it"
+        await cluster.edit("media", QUEUES, paused=False)
+        await cluster.until(lambda: reason(cluster) == ("True", "Admitting"), seconds=2.2)
+
+
+def full(review: Review) -> None:
+    """A quota that is used up; its words name the pod, as the API server's do."""
+    if review.resource == PODS and review.old is None and review.new is not None:
+        raise ApiError(403, "Forbidden", f'pods "{review.new["metadata"]["name"]}" is forbidden: exceeded quota')
+
+
+@simulated
+async def test_a_queue_whose_pods_are_refused_says_so_once_until_one_is_taken() -> None:
+    async with Cluster() as cluster:
+        cluster.server.store.admission.append(full)
+        await cluster.apply(a_queue("media"), a_job("a", queue="media"))
+        await cluster.until(lambda: reason(cluster) == ("False", "PodRejected"), seconds=5)
+        name = cluster.job("a").pod_name(1)
+        assert ready(cluster)["message"] == f'pods "{name}" is forbidden: exceeded quota'
+        first, before = ready(cluster), cluster.writes(QUEUES)
+        await asyncio.sleep(300)
+        assert cluster.job("a").attempt > 5, "it is tried again, by another name each time"
+        assert (ready(cluster), cluster.writes(QUEUES)) == (first, before)
+        cluster.server.store.admission.remove(full)
+        await cluster.until(lambda: cluster.state("a") == "Succeeded", seconds=90)
+        await cluster.until(lambda: reason(cluster) == ("True", "Admitting"), seconds=2.2)
+
+
+@simulated
+async def test_a_queue_is_ready_again_when_no_job_is_left_whose_pod_was_refused() -> None:
+    async with Cluster() as cluster:
+        cluster.server.store.admission.append(full)
+        await cluster.apply(a_queue("media"), a_job("a", queue="media"))
+        await cluster.until(lambda: reason(cluster) == ("False", "PodRejected"), seconds=5)
+        await cluster.edit("a", cancel=True)
+        await cluster.until(lambda: cluster.state("a") == "Canceled", seconds=5)
+        await cluster.until(lambda: reason(cluster) == ("True", "Admitting"), seconds=2.2)

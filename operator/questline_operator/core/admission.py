@@ -23,6 +23,7 @@ def free_slots(world: World, queue: Key) -> int:
 
 @dataclass
 class _Refusals:
+    words: str
     count: int = 0
     since: float = 0.0
     until: float = 0.0
@@ -56,6 +57,12 @@ class Rejections:
         refusals = self._queues.get(queue)
         return None if refusals is None or refusals.probing else refusals.until
 
+    def words(self, queue: Key) -> str | None:
+        """What the API server said when it first refused a pod of the queue since it last took one; None where it takes
+        them. The first words, because the next ones name another pod."""
+        refusals = self._queues.get(queue)
+        return None if refusals is None else refusals.words
+
     def times_refused(self, job: Job) -> int:
         """How often its pods were refused since one of them was taken."""
         return self._jobs.get(job.uid, 0)
@@ -75,9 +82,9 @@ class Rejections:
         self._queues.pop(job.queue_key, None)
         self._jobs.pop(job.uid, None)
 
-    def refused(self, job: Job, now: float) -> float:
-        """A pod was refused; returns when its Job may try again, in seconds since the epoch."""
-        refusals = self._queues.setdefault(job.queue_key, _Refusals())
+    def refused(self, job: Job, now: float, words: str) -> float:
+        """A pod was refused, in these words; returns when its Job may try again, in seconds since the epoch."""
+        refusals = self._queues.setdefault(job.queue_key, _Refusals(words))
         # Claims sent together are refused together: that is one refusal, not many.
         if not refusals.hold(now):
             refusals.count += 1

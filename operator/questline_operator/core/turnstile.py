@@ -55,6 +55,14 @@ class Turnstile:
         """What a ready Job waits for, with its numbers."""
         return why_unclaimed(self._world, job, self.starts, now, max_running_pods=self._max_running_pods)
 
+    def refusal(self, queue: Key) -> str | None:
+        """The API server's words where it refuses the queue's pods; None where it does not, or has refused those of no
+        Job that is left."""
+        words = self.rejections.words(queue)
+        if words is None or not any(map(self.rejections.times_refused, self._world.unfinished_of_queue(queue))):
+            return None
+        return words
+
     def passing(
         self, queues: Iterable[Key], now: float, *, uncounted: Uncounted, still_ready: Callable[[Key], Job | None]
     ) -> Iterator[Job]:

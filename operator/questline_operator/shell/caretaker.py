@@ -1,4 +1,4 @@
-"""The slow work beside the controller: Queues' counts, Workers' checks, and what may be deleted."""
+"""The slow work beside the controller: Queues' status, Workers' checks, and what may be deleted."""
 
 import asyncio
 import logging
@@ -7,9 +7,9 @@ from typing import Any, NoReturn
 
 from questline_operator.core.pod import Pod
 from questline_operator.core.podspec import worker_pod
+from questline_operator.core.queue_status import queue_status
 from questline_operator.core.records import ANNOTATION_EPOCH, Job, Key, Queue, Worker
 from questline_operator.core.retention import expired_jobs, expired_pods
-from questline_operator.core.states import State
 from questline_operator.core.status import Change, differs, with_ready
 from questline_operator.core.world import World
 from questline_operator.shell.actions import Actions
@@ -81,23 +81,10 @@ class Caretaker:
             await self._clock.sleep(QUEUE_STATUS_SECONDS)
 
     async def _write_queue_status(self, queue: Queue) -> None:
-        """Write the counts where they differ from what stands there."""
-        unfinished = self._world.unfinished_of_queue(queue.key)
-        ended = Counter(job.state for job in self._world.finished_of_queue(queue.key))
-        totals = {
-            "succeeded": ended[State.SUCCEEDED],
-            "failed": ended[State.FAILED],
-            "canceled": ended[State.CANCELED],
-            "skipped": ended[State.SKIPPED],
-        }
-        status = {
-            "running": self._world.slots_held(queue.key),
-            "waiting": sum(not job.active for job in unfinished),
-            "totals": totals,
-            "observedGeneration": queue.raw["metadata"].get("generation", 1),
-        }
-        known = queue.raw.get("status", {})
-        if differs(known, status) and not await self._patch(QUEUES, queue, status):
+        """Write what differs from what stands there."""
+        refusal = self._controller.refusal(queue.key)
+        status = queue_status(self._world, queue, refusal, self._clock.now())
+        if differs(queue.raw.get("status", {}), status) and not await self._patch(QUEUES, queue, status):
             self._controller.changed_queues.add(queue.key)
 
     # Workers

@@ -83,7 +83,7 @@ class Controller:
             ),
         )
         self.changed_queues: set[Key] = set()
-        """Queues whose counts may have changed, for whoever writes their status."""
+        """Queues whose status may have changed, for whoever writes their status."""
         self.changed_workers: set[Key] = set()
         """Workers that may need a check, for whoever checks them."""
         self.changed_schedules: set[Key] = set()
@@ -124,6 +124,10 @@ class Controller:
     def wake(self) -> None:
         """Have the next pass begin now."""
         self._wake.set()
+
+    def refusal(self, queue: Key) -> str | None:
+        """The API server's words where it refuses the queue's pods, as far as this process has tried."""
+        return self._turnstile.refusal(queue)
 
     # One pass
 
@@ -321,7 +325,7 @@ class Controller:
         if refusal is None:
             self._turnstile.rejections.accepted(job)
             return
-        retry_at = self._turnstile.rejections.refused(job, self._clock.now())
+        retry_at = self._turnstile.rejections.refused(job, self._clock.now(), refusal)
         self._queues.mark_at(job.queue_key, retry_at)
         current = self.world.open_attempt(job)
         if current is not None:

@@ -10,6 +10,7 @@ from questline_operator.core.records import Job, Queue
 from tests.unit.core.builders import T0, a_job, a_pod, a_queue, a_world, child_of
 
 QUEUE = ("default", "default")
+WORDS = "exceeded quota: pods"
 
 
 def test_higher_priority_goes_first_then_creation_then_index_then_name() -> None:
@@ -57,7 +58,7 @@ def test_without_a_refusal_any_number_may_be_claimed() -> None:
 
 def test_after_a_refusal_one_job_probes_when_its_time_has_come() -> None:
     rejections = Rejections()
-    rejections.refused(A, T0)
+    rejections.refused(A, T0, WORDS)
 
     assert rejections.claims_allowed(QUEUE, T0 + 0.9) == 0
     assert rejections.next_probe_at(QUEUE) == T0 + 1
@@ -71,7 +72,7 @@ def test_each_refused_probe_doubles_the_wait_up_to_its_longest() -> None:
     rejections = Rejections()
     now, waits = T0, []
     for _ in range(8):
-        rejections.refused(A, now)
+        rejections.refused(A, now, WORDS)
         probe_at = rejections.next_probe_at(QUEUE)
         assert probe_at is not None
         waits.append(probe_at - now)
@@ -84,25 +85,25 @@ def test_each_refused_probe_doubles_the_wait_up_to_its_longest() -> None:
 
 def test_a_clock_set_back_behind_the_last_refusal_holds_nobody_up() -> None:
     rejections = Rejections()
-    rejections.refused(a_job(), 100.0)
+    rejections.refused(a_job(), 100.0, WORDS)
 
     assert rejections.claims_allowed(QUEUE, 100.5) == 0
     assert rejections.claims_allowed(QUEUE, 40.0) == 1
-    rejections.refused(a_job(), 40.0)
+    rejections.refused(a_job(), 40.0, WORDS)
     assert (rejections.claims_allowed(QUEUE, 41.9), rejections.claims_allowed(QUEUE, 42.0)) == (0, 1)
 
 
 def test_claims_that_are_refused_together_are_one_refusal() -> None:
     rejections = Rejections()
     for job in (A, B, C):
-        rejections.refused(job, T0)
+        rejections.refused(job, T0, WORDS)
 
     assert rejections.next_probe_at(QUEUE) == T0 + 1
 
 
 def test_a_pod_that_is_taken_opens_the_queue_again() -> None:
     rejections = Rejections()
-    rejections.refused(A, T0)
+    rejections.refused(A, T0, WORDS)
     rejections.claimed(QUEUE)
     rejections.accepted(B)
 
@@ -111,7 +112,7 @@ def test_a_pod_that_is_taken_opens_the_queue_again() -> None:
 
 def test_a_probe_that_came_to_nothing_frees_the_next_one() -> None:
     rejections = Rejections()
-    rejections.refused(A, T0)
+    rejections.refused(A, T0, WORDS)
     rejections.claimed(QUEUE)
     rejections.ended(QUEUE)
 
@@ -120,7 +121,7 @@ def test_a_probe_that_came_to_nothing_frees_the_next_one() -> None:
 
 def test_one_queues_refusals_are_its_own() -> None:
     rejections = Rejections()
-    rejections.refused(A, T0)
+    rejections.refused(A, T0, WORDS)
 
     assert rejections.claims_allowed(("other", "default"), T0) is None
     assert rejections.claims_allowed(("default", "other"), T0) is None
@@ -132,7 +133,7 @@ def test_a_job_whose_own_pod_is_refused_lets_the_next_one_probe(rounds: int) -> 
     rejections = Rejections()
     now = T0
     for _ in range(rounds):
-        own = rejections.refused(A, now)
+        own = rejections.refused(A, now, WORDS)
         probe_at = rejections.next_probe_at(QUEUE)
         assert probe_at is not None
         assert own > probe_at
@@ -142,11 +143,24 @@ def test_a_job_whose_own_pod_is_refused_lets_the_next_one_probe(rounds: int) -> 
 
 def test_a_forgotten_jobs_successor_of_its_name_starts_anew() -> None:
     rejections = Rejections()
-    first = rejections.refused(A, T0)
+    first = rejections.refused(A, T0, WORDS)
     rejections.accepted(B)
     rejections.forget(A)
 
-    assert rejections.refused(A, T0) == first
+    assert rejections.refused(A, T0, WORDS) == first
+
+
+def test_what_the_api_server_said_first_stands_until_it_takes_a_pod() -> None:
+    rejections = Rejections()
+    assert rejections.words(QUEUE) is None
+    rejections.refused(A, T0, "of pod a-1")
+    rejections.claimed(QUEUE)
+    rejections.refused(A, T0 + 5, "of pod a-2")
+    assert rejections.words(QUEUE) == "of pod a-1"
+    rejections.accepted(B)
+    assert rejections.words(QUEUE) is None
+    rejections.refused(A, T0 + 9, "of pod a-3")
+    assert rejections.words(QUEUE) == "of pod a-3"
 
 
 # Slots

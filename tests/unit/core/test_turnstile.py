@@ -11,6 +11,7 @@ from tests.unit.core.builders import T0, a_job, a_queue, a_world
 
 QUEUE = ("default", "default")
 MEDIA = ("default", "media")
+WORDS = "exceeded quota: pods"
 
 
 def pass_through(
@@ -70,14 +71,14 @@ def test_while_pods_are_refused_the_job_that_was_refused_least_often_probes() ->
     at_fault = [a_job(f"at-fault-{n}", created=n, spec={"priority": 9}) for n in range(3)]
     for times, job in enumerate(at_fault, 1):
         for _ in range(times):
-            turnstile.rejections.refused(job, T0)
+            turnstile.rejections.refused(job, T0, WORDS)
     ready(world, turnstile, *at_fault, a_job("behind", created=9), a_job("last", created=9.5))
 
     due = T0 + 1.0
     assert pass_through(turnstile, world, now=due) == ["behind"]
-    turnstile.rejections.refused(world.jobs["default", "behind"], due)
+    turnstile.rejections.refused(world.jobs["default", "behind"], due, WORDS)
     assert pass_through(turnstile, world, now=due + 30) == ["last"]
-    turnstile.rejections.refused(world.jobs["default", "last"], due + 30)
+    turnstile.rejections.refused(world.jobs["default", "last"], due + 30, WORDS)
     assert pass_through(turnstile, world, now=due + 60) == ["at-fault-0"]
 
 
@@ -144,12 +145,26 @@ def test_a_rate_lets_as_many_through_and_says_when_the_next_may_go() -> None:
     assert turnstile.next_due(QUEUE, T0 + 121) is None, "nobody is left to wait"
 
 
+def test_a_queue_is_refused_its_pods_while_a_job_is_left_that_it_happened_to() -> None:
+    world = a_world(a_queue(), a_job("other"))
+    turnstile = Turnstile(world)
+    job = a_job("a")
+    ready(world, turnstile, job)
+    assert turnstile.refusal(QUEUE) is None
+    turnstile.rejections.refused(job, T0, WORDS)
+    assert turnstile.refusal(QUEUE) == WORDS
+    world.put_job(replace(job, state=State.STARTING, attempt=1))
+    assert turnstile.refusal(QUEUE) == WORDS, "its next probe"
+    world.put_job(replace(job, state=State.CANCELED))
+    assert turnstile.refusal(QUEUE) is None
+
+
 def test_a_queue_that_probes_and_has_a_rate_is_due_when_both_are() -> None:
     world = a_world(a_queue(rateLimit={"count": 1, "periodSeconds": 60}))
     turnstile = Turnstile(world)
     ready(world, turnstile, a_job("a"), a_job("b", created=1))
     assert pass_through(turnstile, world) == ["a"]
-    turnstile.rejections.refused(world.jobs["default", "a"], T0)
+    turnstile.rejections.refused(world.jobs["default", "a"], T0, WORDS)
 
     assert turnstile.next_due(QUEUE, T0) == T0 + 60
 
