@@ -14,7 +14,7 @@ from tests.simulation.kubelet import Obstacle
 from tests.simulation.policies import report
 from tests.simulation.replica import NAMESPACE as OPERATORS
 from tests.simulation.replica import Replica
-from tests.simulation.sdk import Attempt, Ended, failed, succeeded
+from tests.simulation.sdk import Attempt, Ended, failed, retry, succeeded
 
 REFUSAL = ApiError(403, "Forbidden", "exceeded quota: pods")
 
@@ -121,6 +121,21 @@ async def test_an_attempt_whose_pod_came_and_went_while_no_operator_looked_is_no
 
 
 @simulated
+async def test_a_pod_that_was_deleted_while_the_watch_was_broken_is_missed_by_the_next_list() -> None:
+    async with Cluster(seconds=60.0) as cluster:
+        await cluster.apply(a_job("a"))
+        await cluster.until(lambda: cluster.state("a") == "Running")
+        # The watch breaks, and when there is one again the server has forgotten what was deleted in between.
+        cluster.server.end_watches(PODS, client="operator-", expired=True)
+        cluster.server.store.delete(PODS, NAMESPACE, cluster.pods()[0].name, grace_seconds=0)
+        cluster.server.compact()
+        await cluster.until_settled(seconds=120.0)
+        attempts = cluster.job("a").status["attempts"]
+        assert [entry["outcome"] for entry in attempts] == ["Disrupted", "Succeeded"]
+        assert cluster.watcher.violations == []
+
+
+@simulated
 async def test_a_pod_of_anothers_that_has_the_name_is_not_taken_for_the_attempt() -> None:
     def waits(pod: Object) -> Obstacle | None:
         return None if "labels" in pod["metadata"] else Obstacle("Unschedulable", message="0/1 nodes are available")
@@ -161,6 +176,25 @@ async def test_a_failed_attempt_is_repeated_after_its_back_off_and_not_before() 
         for before, after in itertools.pairwise(runs):
             assert before.ended_at is not None
             assert 30.0 <= after.started_at - before.ended_at <= 65.0
+
+
+@simulated
+async def test_a_retry_comes_after_the_delay_that_the_task_asked_for_be_it_longer_or_shorter_than_the_back_off() -> (
+    None
+):
+    delays = [300.0, 5.0]
+
+    async def not_yet(attempt: Attempt) -> Ended:
+        return retry(delays[attempt.number - 1]) if attempt.number <= len(delays) else succeeded()
+
+    async with Cluster({"a": not_yet}, seconds=0.0) as cluster:
+        backoff = {"type": "Fixed", "baseSeconds": 60, "maxSeconds": 60, "jitter": 0}
+        await cluster.apply(a_job("a", backoff=backoff))
+        await cluster.until_settled()
+        assert cluster.job("a").failures == len(delays)
+        for (before, after), delay in zip(itertools.pairwise(cluster.kubelet.runs), delays, strict=True):
+            assert before.ended_at is not None
+            assert delay <= after.started_at - before.ended_at <= delay + 5.0
 
 
 @simulated
