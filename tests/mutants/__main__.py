@@ -53,15 +53,15 @@ def main() -> int:
     tests = sum(run.tests for run in control.runs)
     console.print(f"control: {tests} tests passed in {time.monotonic() - began:.0f} s; {len(mutants)} mutants follow")
     results: list[Result] = []
+    write_record(options.json, control, results, len(mutants))
     with closing(run_all(mutants, options)) as running:
         for result in running:
             results.append(result)
+            write_record(options.json, control, results, len(mutants))
             console.print(f"[{len(results)}/{len(mutants)}] {line_of(result)}", markup=False)
-    results.sort(key=lambda result: result.mutant.name if result.mutant else "")
+    results = in_order(results)
     console.print(table_of(results))
     console.print(summary_of(results, time.monotonic() - began), markup=False)
-    if options.json:
-        options.json.write_text(json.dumps(record_of(control, results), indent=2) + "\n")
     return 0 if all(result.verdict == "caught" for result in results) else 1
 
 
@@ -77,7 +77,7 @@ def parse_arguments() -> argparse.Namespace:
         help="CPU seconds of random runs for each mutant, before the directed tests (default: %(default)g)",
     )
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="mutants at a time (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, as they come")
     parser.add_argument("--list", action="store_true", help="name the mutants and run none")
     return parser.parse_args()
 
@@ -182,9 +182,24 @@ def _only_directed(result: Result) -> bool:
     return result.verdict == "caught" and result.caught is not None and result.caught.part == "directed"
 
 
-def record_of(control: Result, results: Sequence[Result]) -> dict[str, Any]:
-    """Everything as JSON."""
+def in_order(results: Sequence[Result]) -> list[Result]:
+    """The results by the mutants' numbers."""
+    return sorted(results, key=lambda result: result.mutant.name if result.mutant else "")
+
+
+def write_record(path: Path | None, control: Result, results: Sequence[Result], chosen: int) -> None:
+    """Put everything that is known into that file: a run that takes an hour may be stopped."""
+    if path is None:
+        return
+    unfinished = path.with_name(path.name + ".new")
+    unfinished.write_text(json.dumps(record_of(control, results, chosen), indent=2) + "\n")
+    unfinished.replace(path)
+
+
+def record_of(control: Result, results: Sequence[Result], chosen: int) -> dict[str, Any]:
+    """Everything as JSON; of a run that was stopped, ``chosen`` is more than the mutants in it."""
     return {
+        "chosen": chosen,
         "control": [asdict(run) for run in control.runs],
         "mutants": [
             {
@@ -195,7 +210,7 @@ def record_of(control: Result, results: Sequence[Result]) -> dict[str, Any]:
                 "broken": result.broken,
                 "runs": [asdict(run) for run in result.runs],
             }
-            for result in results
+            for result in in_order(results)
             if result.mutant
         ],
     }

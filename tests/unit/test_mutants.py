@@ -2,14 +2,19 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import tests.mutants.__main__ as mutants_command
 from tests.mutants.in_child import CPU_SECONDS, FOLDER, NOTES, TEST_CPU_SECONDS
 from tests.mutants.patches import PACKAGE, ROOT, Mutant, PatchError, all_mutants, copy_package
+from tests.mutants.runner import PartRun, Result
 
 FEWEST = 24
 MUTANTS = all_mutants()
@@ -65,3 +70,38 @@ def test_a_mutant_that_hangs_is_caught_by_the_time_that_its_test_takes_of_the_pr
     note = json.loads((tmp_path / "notes").read_text())
     assert note["test"].endswith("test_hangs.py::test_hangs")
     assert note["why"].startswith("hung")
+
+
+def test_a_run_that_is_stopped_keeps_the_record_of_what_it_has_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mutants.json"
+    caught = PartRun("directed", 1.5, tests=3, failed="test_queues.py::test_x", why="no")
+    seen: list[dict[str, Any]] = []
+
+    def stopped_after_two(*_: Any) -> Iterator[Result]:
+        for mutant, run in ((MUTANTS[1], caught), (MUTANTS[0], PartRun("directed", 9.0, tests=20))):
+            seen.append(json.loads(path.read_text()))
+            yield Result(mutant, (run,))
+        seen.append(json.loads(path.read_text()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["mutants", "1", "2", "3", "--json", str(path)])
+    monkeypatch.setattr(os, "nice", lambda increment: 0)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(
+        mutants_command, "run_control", lambda options: Result(None, (PartRun("random", 1.0, tests=5),))
+    )
+    monkeypatch.setattr(mutants_command, "run_all", stopped_after_two)
+
+    with pytest.raises(KeyboardInterrupt):
+        mutants_command.main()
+
+    assert [[mutant["verdict"] for mutant in record["mutants"]] for record in seen] == [
+        [],
+        ["caught"],
+        ["survived", "caught"],
+    ], "in the order of their names"
+    assert [record["chosen"] for record in seen] == [3, 3, 3]
+    assert seen[0]["control"][0]["tests"] == 5
+    assert list(tmp_path.iterdir()) == [path]
