@@ -24,7 +24,7 @@ from questline_operator.core.decide import (
     WriteStatus,
     next_step,
 )
-from questline_operator.core.dependencies import needs, whose_turn_may_come
+from questline_operator.core.dependencies import matters_to_others, needs, whose_turn_may_come
 from questline_operator.core.limits import WAITS_FOR_A_START
 from questline_operator.core.lineage import Hold, ancestors, root_record
 from questline_operator.core.pod import Pod
@@ -34,7 +34,7 @@ from questline_operator.core.states import REASON_DELAY_SECONDS, WRITTEN_AT_ONCE
 from questline_operator.core.status import Change
 from questline_operator.core.times import parse_time
 from questline_operator.core.turnstile import Turnstile
-from questline_operator.core.uniqueness import could_run
+from questline_operator.core.uniqueness import could_run, frees_rivals
 from questline_operator.core.world import World
 from questline_operator.shell.actions import Actions, PodVanishedError
 from questline_operator.shell.agenda import Agenda
@@ -190,8 +190,8 @@ class Controller:
                 if self._turnstile.add(job):
                     self._queues.mark(job.queue_key)
                 self._hold(job, Hold(Reason.AT_CONCURRENCY_LIMIT, ""), now, actions, tasks)
-            case WriteStatus(change):
-                self._start(job.key, actions.write_status(job, change), tasks)
+            case WriteStatus(change, because_of):
+                self._start(job.key, actions.write_status(job, change, because_of=because_of), tasks)
             case CreatePod():
                 self._start(job.key, self._create_pod(job, actions), tasks)
             case DeletePod(pod):
@@ -336,7 +336,7 @@ class Controller:
             if not isinstance(step, WriteStatus):
                 return
             try:
-                if await actions.write_status(current, step.change):
+                if await actions.write_status(current, step.change, because_of=step.because_of):
                     return
             except ApiError as error:
                 # Left to the next look, its number would run once more.
@@ -417,7 +417,7 @@ class Controller:
 
     def _mark_related(self, old: Job | None, new: Job | None, job: Job) -> None:
         """Everything whose next step may depend on what changed."""
-        if old is None or new is None or _matters_to_others(old, new):
+        if old is None or new is None or matters_to_others(old, new):
             self._mark(self.world.children_of(job))
             self._mark(whose_turn_may_come(self.world, job))
             if any(one is not None and (one.cancel or one.state is State.CANCELED) for one in (old, new)):
@@ -429,7 +429,7 @@ class Controller:
         if old is not None and new is not None and old.duplicate_of and not new.duplicate_of:
             self._mark(needs(self.world, new))  # they may have been skipped for the original
         unique = self.world.unique_key(job)
-        if unique is not None and old is not None and _frees_rivals(old, new):
+        if unique is not None and old is not None and frees_rivals(old, new):
             self._mark(self.world.unclaimed_rivals(unique))
 
     def _jobs_watched(self, version: int) -> None:
@@ -487,22 +487,3 @@ class Controller:
         jobs = self.world.jobs.values()
         self._mark(job for job in jobs if job.namespace == namespace and not job.terminal)
         self.wake()
-
-
-def _matters_to_others(old: Job, new: Job) -> bool:
-    """Whether Jobs that look at this one may decide otherwise now."""
-    return (
-        old.uid != new.uid
-        or old.state != new.state
-        or old.attempt != new.attempt
-        or old.cancel != new.cancel
-        or old.finishes != new.finishes
-        or old.claim_unconfirmed != new.claim_unconfirmed
-    )
-
-
-def _frees_rivals(old: Job, new: Job | None) -> bool:
-    """Whether unique rivals may decide otherwise: not when a duplicate was skipped, of which there may be thousands."""
-    if new is None or old.claim_unconfirmed != new.claim_unconfirmed or old.suspend != new.suspend:
-        return True
-    return old.state != new.state and new.reason != Reason.DUPLICATE
