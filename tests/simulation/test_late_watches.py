@@ -1,6 +1,7 @@
 """A watch that is late or silent may not decide what cannot be taken back: what it alone says is read first."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ async def test_a_pod_that_is_found_gone_when_its_start_is_overdue_is_a_disruptio
     ],
 )
 @simulated
-async def test_a_child_is_not_refused_for_a_limit_that_was_lifted_unseen(field: str, child: dict[str, str]) -> None:
+async def test_a_child_is_not_refused_for_a_limit_that_was_lifted_unseen(field: str, child: dict[str, Any]) -> None:
     async def parent(attempt: Attempt) -> Ended:
         await attempt.enqueue("tasks:child", **child)
         return succeeded()
