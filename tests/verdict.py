@@ -5,6 +5,7 @@ moment. The numbers are those of the invariants in docs/guarantees.md. `Verdict.
 """
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -156,7 +157,7 @@ class Replay:
         self._pods: dict[str, str] = {}
         self._places: dict[tuple[str, int, int], str] = {}
         self._born_in_rerun: set[str] = set()
-        self._totals: dict[Slot, int] = {}
+        self._totals: dict[Slot, float] = {}
         self._ticks: dict[tuple[str, float], str] = {}
         self._running_unique: defaultdict[str, set[str]] = defaultdict(set)
         self._of_windows: defaultdict[str, dict[str, Job]] = defaultdict(dict)
@@ -236,7 +237,7 @@ class Replay:
             self._see_epoch(job.epoch, f"{job.name} was written")
         for number in set(job.succeeded_attempts) - set(before.succeeded_attempts):
             if number == job.attempt:
-                self._totals[job.uid, number] = job.status.get("children", {}).get("total", 0)
+                self._totals[job.uid, number] = job.status.get("children", {}).get("total", math.inf)
         claimed = job.state in ACTIVE and before.state not in ACTIVE
         if claimed and before.cancel:
             self.broken(9, f"{job.name} was claimed though it is canceled")

@@ -5,6 +5,7 @@ Each check names the invariant of the design's section 9 that it holds. `Judge.v
 """
 
 import itertools
+import math
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
@@ -77,7 +78,7 @@ class Judge:
         """When each Job was last made to run again."""
         self.children_of: defaultdict[str, list[str]] = defaultdict(list)
         """UIDs by the parent's UID, in the order of their creation."""
-        self.totals: dict[tuple[str, int], int] = {}
+        self.totals: dict[tuple[str, int], float] = {}
         self.succeeded_at: dict[tuple[str, int], float] = {}
         """How many children an attempt that succeeded has reported, and when its success was written."""
         self.born_in_rerun: set[str] = set()
@@ -257,7 +258,7 @@ class Judge:
             self._successes[uid] += new["state"] == "Succeeded"
         self._arms[uid] += old.get("state") in TERMINAL and new["state"] == "Waiting"
         for number in set(new.get("succeededAttempts", ())) - set(old.get("succeededAttempts", ())):
-            self.totals[uid, number] = new["children"]["total"]
+            self.totals[uid, number] = new.get("children", {}).get("total", math.inf)  # a command counts none
             self.succeeded_at[uid, number] = self.now
         self._claims.see_job(uid, raw)
         self._status_writes[uid] += new != old

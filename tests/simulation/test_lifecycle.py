@@ -399,6 +399,38 @@ async def test_a_command_that_exits_cleanly_on_sigterm_is_canceled_all_the_same(
 
 
 @simulated
+async def test_a_command_that_is_evicted_or_out_of_time_has_not_succeeded_though_it_exits_with_0() -> None:
+    async def polite(attempt: Attempt) -> Ended:
+        attempt.handles_sigterm = True
+        await attempt.stopping.wait()
+        return exits(0)
+
+    async with Cluster({"evicted": polite, "late": polite}, seconds=1.0) as cluster:
+        await cluster.apply(a_job("late", command=["serve"], image="i", timeoutSeconds=10, maxAttempts=1))
+        await cluster.apply(a_job("evicted", command=["serve"], image="i"))
+        await cluster.until(lambda: len(cluster.kubelet.running) == 2)
+        await asyncio.sleep(3)
+        cluster.kubelet.evict(NAMESPACE, cluster.job("evicted").pod_name(1))
+        await cluster.until(lambda: cluster.job("evicted").disruptions == 1)
+        await cluster.until(lambda: cluster.job("late").terminal)
+        assert cluster.states()["late"] == "Failed Timeout"
+        assert cluster.job("evicted").failures == 0
+
+
+@simulated
+async def test_the_children_of_a_command_run_though_it_reports_no_number_of_them() -> None:
+    async def command(attempt: Attempt) -> Ended:
+        await attempt.enqueue("tasks:child")
+        await attempt.enqueue("tasks:child")
+        return exits(0)
+
+    async with Cluster({"command": command}) as cluster:
+        await cluster.apply(a_job("command", command=["load"], image="i"))
+        await cluster.until_settled()
+        assert list(cluster.states().values()) == ["Succeeded"] * 3
+
+
+@simulated
 @pytest.mark.parametrize("words", ["exceeded quota: pods", "status unknown for quota: pods"])
 async def test_a_quota_makes_no_worker_unready(words: str) -> None:
     async with Cluster() as cluster:
@@ -453,35 +485,3 @@ async def test_a_pod_refused_for_a_conflict_of_its_quota_was_never_there() -> No
         assert cluster.job("a").reason == "PodRejected", cluster.job("a").status["message"]
         await cluster.until_settled()
         assert (cluster.job("a").disruptions, cluster.job("a").failures) == (0, 0)
-
-
-@simulated
-async def test_a_cancel_reaches_a_job_whose_deletion_a_finalizer_holds_up() -> None:
-    async with Cluster(seconds=3600.0) as cluster:
-        body = a_job("a")
-        body["metadata"]["finalizers"] = ["example.com/audit"]
-        await cluster.apply(body)
-        await cluster.until(lambda: len(cluster.kubelet.running) == 1)
-        await asyncio.sleep(10.0)
-        cluster.server.store.delete(JOBS, NAMESPACE, "a")
-        assert cluster.job("a").deleting
-        await cluster.edit("a", cancel=True)
-        await asyncio.sleep(120.0)
-        assert len(cluster.kubelet.running) == 0, cluster.states()
-
-
-@simulated
-async def test_a_claim_whose_job_is_being_deleted_holds_its_slot_no_longer_than_its_pod_lives() -> None:
-    async with Cluster(seconds=3600.0) as cluster:
-        await cluster.apply(a_queue("narrow", concurrency=1))
-        body = a_job("a", queue="narrow")
-        body["metadata"]["finalizers"] = ["example.com/audit"]
-        await cluster.apply(body)
-        await cluster.until(lambda: len(cluster.kubelet.running) == 1)
-        cluster.server.store.delete(JOBS, NAMESPACE, "a")
-        await cluster.crash_operator()
-        cluster.server.store.delete(PODS, NAMESPACE, cluster.pods()[0].name, grace_seconds=0)
-        cluster.start_operator()
-        await cluster.apply(a_job("b", queue="narrow"))
-        await asyncio.sleep(600.0)
-        assert cluster.state("b") == "Running", cluster.states()

@@ -13,15 +13,16 @@ from questline_operator.core.lineage import (
     Skip,
     canceled_ancestor,
     gate_of_parent,
+    needs_worker,
     successor_of,
-    uses_worker,
     worker_name,
+    worker_of,
 )
 from questline_operator.core.outcomes import Outcome, outcome_of, start_timeout
 from questline_operator.core.overlap import gate_of_replaced
 from questline_operator.core.pod import Pod
 from questline_operator.core.podspec import fault_of_args
-from questline_operator.core.records import DEFAULT_QUEUE, START_TIMEOUT_SECONDS, Job
+from questline_operator.core.records import DEFAULT_QUEUE, START_TIMEOUT_SECONDS, Job, Worker
 from questline_operator.core.rerun import runs_again
 from questline_operator.core.states import OutcomeKind, Reason, State
 from questline_operator.core.status import Change
@@ -49,9 +50,14 @@ class Ready:
 
 @dataclass(frozen=True)
 class WriteStatus:
-    """Write this change of its status."""
+    """Write this change of its status.
+
+    ``because_of`` is a record of another kind without which it would not be written. Its watch may be late, and what
+    is written cannot be taken back: so it is read first, and where it has changed nothing is written.
+    """
 
     change: Change
+    because_of: Pod | Worker | None = None
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,8 @@ def next_step(world: World, job: Job, now: float, *, epoch: int | None) -> Step:
     stray = _pod_to_delete(world, job, now)
     if isinstance(stray, DeletePod):
         return stray
-    if job.deleting and not (job.active and (_cancellation(world, job) or world.attempt_pod(job) is None)):
-        return stray  # a finalizer may keep it for long: not beyond a cancel, and with no slot for a pod that is gone
+    if job.deleting and not job.active:
+        return stray  # a finalizer may keep it for long: it does nothing more, but an attempt of it ends as any other
     if job.terminal:
         return WriteStatus(transitions.arm(job, now)) if runs_again(world, job) else stray
     if job.active:
@@ -132,7 +138,7 @@ def _step_of_waiting(world: World, job: Job, now: float) -> Step:
     gate = None if job.admitted else gate_of_parent(world, job) or gate_of_dependencies(world, job)
     gate = gate or gate_of_replaced(world, job)
     if isinstance(gate, Skip):
-        return WriteStatus(transitions.skip(job, gate, now))
+        return WriteStatus(transitions.skip(job, gate, now), gate.because_of)
     if job.suspend:
         return Hold(Reason.SUSPENDED, "spec.suspend is true")
     if gate is not None:
@@ -176,10 +182,9 @@ def _hold_by_queue(world: World, job: Job) -> Hold | MakeDefaultQueue | None:
 
 
 def _hold_by_worker(world: World, job: Job) -> Hold | None:
-    if not uses_worker(job):
+    name, worker = worker_name(world, job), worker_of(world, job)
+    if worker is None and not needs_worker(job):
         return None
-    name = worker_name(world, job)
-    worker = world.workers.get((job.namespace, name))
     if worker is None:
         return Hold(Reason.WORKER_NOT_FOUND, f"there is no Worker {name} in namespace {job.namespace}")
     if worker.ready is None:
@@ -201,26 +206,21 @@ def _step_of_attempt(world: World, job: Job, now: float, epoch: int | None) -> S
             lost = "the operator that claimed it was replaced before it had created the pod"
         outcome = Outcome(OutcomeKind.DISRUPTED, "Disrupted", lost)
     started_by = start_deadline(world, job)
+    unstarted: Pod | None = None
     if outcome is None and pod is not None and not pod.started and not pod.deleting and now >= started_by:
-        outcome = start_timeout(pod, started_by - _claimed_at(job))
+        outcome, unstarted = start_timeout(pod, started_by - _claimed_at(job)), pod
     if canceled is not None and pod is not None:
-        if outcome is not None and not outcome.reported and _ended_by_deletion(pod):
+        if outcome is not None and not outcome.reported and pod.ended_by_deletion:
             outcome = Outcome(OutcomeKind.DISRUPTED, "Disrupted", "the pod was deleted", exit_code=pod.exit_code)
         if not pod.gone and (outcome is None or outcome.kind is OutcomeKind.DISRUPTED):
             return _step_of_canceling(job, pod, canceled)
     if outcome is not None:
         queue = world.queues.get(job.queue_key)
-        return WriteStatus(transitions.end_attempt(job, queue, pod, outcome, now, canceled=canceled))
+        return WriteStatus(transitions.end_attempt(job, queue, pod, outcome, now, canceled=canceled), unstarted)
     assert pod is not None
     if pod.deleting and not pod.started:
         return Nothing()  # its end is near, and no deadline of its start counts any more
     return _step_of_open_attempt(job, pod, now, started_by)
-
-
-def _ended_by_deletion(pod: Pod) -> bool:
-    """Whether the container ended only after its pod was to go: a clean exit on SIGTERM finishes no canceled Job."""
-    requested = pod.deletion_requested_at
-    return requested is not None and (pod.finished_at is None or pod.finished_at >= requested)
 
 
 def _step_of_canceling(job: Job, pod: Pod, canceled: tuple[Reason, str]) -> Step:
@@ -239,17 +239,16 @@ def _step_of_open_attempt(job: Job, pod: Pod, now: float, started_by: float) -> 
             return WriteStatus(transitions.running(job, pod))
         return Nothing(pod.started_at + RUNNING_AFTER_SECONDS)
     obstacle = pod.waiting_reason if pod.waiting_reason not in ("", "ContainerCreating", "PodInitializing") else ""
+    if obstacle == "ErrImagePull":
+        obstacle = "ImagePullBackOff"  # the error comes and goes with its back-off: one name and one write for both
     if obstacle and job.reason != obstacle:
-        # A back-off comes and goes with the error that caused it: one write says enough.
-        if {job.reason, obstacle} == {"ErrImagePull", "ImagePullBackOff"}:
-            return Nothing(started_by)
         return WriteStatus(transitions.explain(job, obstacle, pod.waiting_message))
     return Nothing(started_by)
 
 
 def start_deadline(world: World, job: Job) -> float:
     """By when the container of the current attempt has to run, in seconds since the epoch."""
-    worker = world.workers.get((job.namespace, worker_name(world, job)))
+    worker = worker_of(world, job)
     return _claimed_at(job) + (worker.start_timeout_seconds if worker else START_TIMEOUT_SECONDS)
 
 

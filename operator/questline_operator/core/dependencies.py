@@ -47,6 +47,18 @@ def whose_turn_may_come(world: World, job: Job) -> Iterator[Job]:
             yield from (waiter for waiter in world.tree_dependants(tree.root) if _is_decided(waiter, tree.tally))
 
 
+def matters_to_others(old: Job, new: Job) -> bool:
+    """Whether Jobs that look at this one may decide otherwise after that change of it."""
+    return (
+        old.uid != new.uid
+        or old.state != new.state
+        or old.attempt != new.attempt
+        or old.cancel != new.cancel
+        or old.finishes != new.finishes
+        or old.claim_unconfirmed != new.claim_unconfirmed
+    )
+
+
 def needs(world: World, job: Job) -> Iterator[Job]:
     """The Jobs that wait for this one, by its name, its group or a tree, itself or as a duplicate of it."""
     for one in (job, *world.all_duplicates_of(job)):

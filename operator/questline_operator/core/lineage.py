@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from questline_operator.core.records import Job, Json
+from questline_operator.core.records import Job, Json, Worker
 from questline_operator.core.settings import default_worker
 from questline_operator.core.states import Reason, State
 from questline_operator.core.times import parse_time
@@ -26,6 +26,8 @@ class Skip:
     duplicate_of: str | None = None
     upstream: Job | None = None
     """The Job for whose end it is skipped: once that one runs again, so may this."""
+    because_of: Worker | None = None
+    """The record that says so, of which the watch may be late: to be read again before anything is written."""
 
 
 @dataclass(frozen=True)
@@ -105,16 +107,19 @@ def worker_name(world: World, job: Job) -> str:
     """The Worker that runs it: its own, else its parent's, else its queue's default, else ``default``."""
     last = job
     for one in itertools.chain([job], ancestors(world, job)):
-        if one is not job and not uses_worker(one):
-            break  # a parent that brought its own image has no Worker to hand down
         if "worker" in one.spec:
             return str(one.spec["worker"])
         last = one
     return default_worker(world.queues.get(last.queue_key))
 
 
-def uses_worker(job: Job) -> bool:
-    """Whether a Worker runs it: always, but where it brings its own image and names none."""
+def worker_of(world: World, job: Job) -> Worker | None:
+    """The record of the Worker that runs it, or None where there is none of that name."""
+    return world.workers.get((job.namespace, worker_name(world, job)))
+
+
+def needs_worker(job: Job) -> bool:
+    """Whether it cannot run without its Worker: one that brings its own image, and names none, can."""
     return "worker" in job.spec or "image" not in job.spec
 
 
@@ -179,23 +184,22 @@ def children_of_attempt(parent: Job, number: int) -> Json:
 
 def _gate_of_rights(world: World, parent: Job, job: Job) -> Skip | None:
     """A child's Worker and Queue are held to what its parent's Worker allows (design 8b)."""
-    if not uses_worker(parent):
-        return None
-    of_parent = worker_name(world, parent)
-    worker = world.workers.get((parent.namespace, of_parent))
+    of_parent, worker = worker_name(world, parent), worker_of(world, parent)
     if worker is None:
         return None
     if worker.allowed_queues is not None and job.queue not in worker.allowed_queues:
         return Skip(
             Reason.QUEUE_NOT_ALLOWED,
             f"queue {job.queue} is not among the allowedQueues of Worker {of_parent}, which runs its parent",
+            because_of=worker,
         )
     allowed = worker.allowed_workers if worker.allowed_workers is not None else (of_parent,)
     own = job.spec.get("worker", of_parent)
-    if uses_worker(job) and own not in allowed:
+    if own not in allowed:
         return Skip(
             Reason.WORKER_NOT_ALLOWED,
             f"Worker {own} is not among the allowedWorkers of Worker {of_parent}, which runs its parent",
+            because_of=worker,
         )
     return None
 

@@ -27,13 +27,32 @@ _REASONS = {
     OutcomeKind.RETRY: Reason.TASK_ERROR,
     OutcomeKind.CANCELED: Reason.RAISED,
 }
+_EXIT_CODES = {
+    OutcomeKind.SUCCEEDED: 0,
+    OutcomeKind.CANCELED: 0,
+    OutcomeKind.FAILED: 1,
+    OutcomeKind.RETRY: 75,
+    OutcomeKind.SNOOZED: 75,
+    OutcomeKind.FATAL: 1,
+}
+"""How a task's container ends that has said this, for one whose end is not seen yet (design 3, Outcome)."""
+_NOT_RUNNABLE = frozenset({Reason.TASK_NOT_FOUND, Reason.ARGS_INVALID})
+EXIT_NOT_RUNNABLE = 64
+
 _TOLD = frozenset(OutcomeKind) - {OutcomeKind.DISRUPTED}
 """What an envelope may say: a pod that called itself disrupted would run for ever and count no failure."""
+
+_DEADLINE_EXCEEDED = "DeadlineExceeded"
+_TAKEN_AWAY = ("Evicted", "NodeShutdown", "Shutdown", "NodeLost", "Terminated", "Preempting")
+"""Why the kubelet ended a pod, in its status.reason."""
+_BY_KUBELET = "TerminationByKubelet"
+"""The reason of the condition DisruptionTarget where it did so to free the node."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended. ``result`` is meant only where ``kind`` is Succeeded."""
+    """How an attempt ended. ``result`` is meant only where ``kind`` is Succeeded; ``children`` is {} where nobody has
+    counted them, as of a command."""
 
     kind: OutcomeKind
     reason: str = ""
@@ -73,10 +92,10 @@ def _of_pod(job: Job, pod: Pod) -> Outcome:
         envelope = _envelope(pod.termination_message, job.attempt)
         if envelope is not None:
             return _of_envelope(envelope, pod, reported=False)
-    elif pod.exit_code == 0:
+    elif pod.exit_code == 0 and not _cut_off(pod):
         return _of_command(pod)
     reason = Reason.NO_OUTCOME if job.is_task else Reason.NON_ZERO_EXIT
-    if pod.phase_reason == "DeadlineExceeded":
+    if pod.phase_reason == _DEADLINE_EXCEEDED:
         limit = f" of {pod.deadline_seconds} s" if pod.deadline_seconds else ""
         return _failed(Reason.TIMEOUT, f"stopped: it ran longer than its timeoutSeconds{limit}", pod)
     if pod.end_reason == "OOMKilled":
@@ -111,7 +130,7 @@ def _of_command(pod: Pod) -> Outcome:
             result = text
         if isinstance(result, dict) and "v" in result and "outcome" in result:
             result = text
-    return Outcome(OutcomeKind.SUCCEEDED, result=result, exit_code=0)
+    return Outcome(OutcomeKind.SUCCEEDED, result=result, children={}, exit_code=0)
 
 
 def _envelope(text: str, attempt: int) -> Json | None:
@@ -130,17 +149,19 @@ def _of_envelope(envelope: Json, pod: Pod | None, *, reported: bool) -> Outcome:
     a status that the API server refuses could never be written."""
     kind = OutcomeKind(envelope["outcome"])
     result = envelope.get("result")
-    reason, delay, children = envelope.get("reason"), envelope.get("delaySeconds"), envelope.get("children")
+    told, delay, children = envelope.get("reason"), envelope.get("delaySeconds"), envelope.get("children")
+    is_word = isinstance(told, str) and re.fullmatch("[A-Za-z]{1,64}", told)
+    reason = str(told) if is_word else str(_REASONS.get(kind, ""))
     total = children.get("total") if isinstance(children, dict) else 0
     outcome = Outcome(
         kind=kind,
-        reason=reason if isinstance(reason, str) and re.fullmatch("[A-Za-z]{1,64}", reason) else _REASONS.get(kind, ""),
+        reason=reason,
         message=_cut(str(envelope.get("message", ""))),
         result=result,
         error=_error(envelope.get("error")),
         delay_seconds=min(max(0.0, float(delay)), MAX_DELAY_SECONDS) if _is_number(delay) else None,
         children={"total": _child_count(total), "groups": _groups(children)},
-        exit_code=pod.exit_code if pod else None,
+        exit_code=_exit_code(kind, reason, pod),
         reported=reported,
     )
     fault = _fault_of_result(result) if kind is OutcomeKind.SUCCEEDED else ""
@@ -148,6 +169,12 @@ def _of_envelope(envelope: Json, pod: Pod | None, *, reported: bool) -> Outcome:
         message = f"the result is {fault}: store it and return its id"
         return replace(outcome, kind=OutcomeKind.FATAL, reason=Reason.RESULT_INVALID, message=message, result=None)
     return outcome
+
+
+def _exit_code(kind: OutcomeKind, reason: str, pod: Pod | None) -> int:
+    if pod is not None and pod.exit_code is not None:
+        return pod.exit_code
+    return EXIT_NOT_RUNNABLE if reason in _NOT_RUNNABLE else _EXIT_CODES[kind]
 
 
 def _child_count(value: object) -> int:
@@ -185,11 +212,18 @@ def _disruption(pod: Pod) -> str:
         return f"the node did not take the pod: {pod.phase_reason} {pod.phase_message}".strip()
     if pod.end_reason in ("Unknown", "ContainerStatusUnknown"):
         return f"the node lost the container: {pod.end_reason}"
-    if pod.phase_reason in ("Evicted", "NodeShutdown", "Shutdown", "NodeLost", "Terminated", "Preempting"):
+    if pod.phase_reason in _TAKEN_AWAY:
         return f"the pod was taken away: {pod.phase_reason} {pod.phase_message}".strip()
     if pod.deleting or (pod.gone and pod.exit_code is None):
         return "the pod was deleted"
     return ""
+
+
+def _cut_off(pod: Pod) -> bool:
+    """Whether a command was stopped before its own end: many exit with 0 on SIGTERM, and have finished nothing."""
+    return (
+        pod.phase_reason in (_DEADLINE_EXCEEDED, *_TAKEN_AWAY) or pod.disruption == _BY_KUBELET or pod.ended_by_deletion
+    )
 
 
 def _own_storage(pod: Pod) -> bool:

@@ -128,6 +128,12 @@ class Pod:
         return self.phase in ("Succeeded", "Failed") and not self.started
 
     @property
+    def ended_by_deletion(self) -> bool:
+        """Whether the container ended only after its pod was to go: a clean exit on SIGTERM finishes no work."""
+        requested = self.deletion_requested_at
+        return requested is not None and (self.finished_at is None or self.finished_at >= requested)
+
+    @property
     def live(self) -> bool:
         """Whether its container may run, so that it holds a slot."""
         return not self.ended

@@ -8,7 +8,7 @@ from typing import Any
 from questline_operator.core import settings
 from questline_operator.core.canonical import MAX_NESTING, nested_too_deeply
 from questline_operator.core.inputs import inputs_of
-from questline_operator.core.lineage import depth_of, root_of, uses_worker, worker_name
+from questline_operator.core.lineage import depth_of, needs_worker, root_of, worker_name, worker_of
 from questline_operator.core.records import (
     ANNOTATION_EPOCH,
     ANNOTATION_KEY,
@@ -99,9 +99,8 @@ def pod_of_attempt(world: World, job: Job, *, epoch: int) -> dict[str, Any]:
         ValueError, TypeError, AttributeError, KeyError: there is no such Worker, or its template is no PodTemplateSpec.
     """
     queue = world.queues.get(job.queue_key)
-    name = worker_name(world, job)
-    worker = world.workers.get((job.namespace, name)) if uses_worker(job) else None
-    if worker is None and "image" not in job.spec:
+    name, worker = worker_name(world, job), worker_of(world, job)
+    if worker is None and needs_worker(job):
         raise ValueError(f"there is no Worker {name}")
     limit = settings.max_attempts(job, queue)
     root = root_of(world, job)
@@ -125,7 +124,7 @@ def pod_manifest(
     """The manifest of the pod that runs the Job's current attempt, of all that has been looked up for it.
 
     Args:
-        worker: None where the Job brings its own image.
+        worker: None where there is none, and the Job brings its own image.
         timeout: seconds that the kubelet grants the attempt, or None.
     """
     pod = worker_pod(worker, image=job.spec.get("image"))

@@ -113,7 +113,7 @@ def expired_pods(world: World, queue: Key, pods: list[Pod], now: float) -> Itera
 def _is_last_failed(job: Job, pod: Pod) -> bool:
     failed = (OutcomeKind.FAILED, OutcomeKind.FATAL, OutcomeKind.RETRY)
     numbers = [entry["number"] for entry in job.status.get("attempts", ()) if entry.get("outcome") in failed]
-    return bool(numbers) and pod.attempt == max(numbers) and not job.succeeded_attempts
+    return bool(numbers) and pod.attempt == max(numbers)
 
 
 def _ended_at(pod: Pod) -> float:

@@ -150,7 +150,7 @@ def end_attempt(
     if outcome.kind is OutcomeKind.SUCCEEDED:
         succeeded = [*job.succeeded_attempts, job.attempt][-KEPT_SUCCEEDED_ATTEMPTS:]
         change |= _finish(job, State.SUCCEEDED, None, None, now)
-        change |= {"succeededAttempts": succeeded, "children": outcome.children, "error": None}
+        change |= {"succeededAttempts": succeeded, "children": outcome.children or None, "error": None}
         return change | {"result": outcome.result}
     if counted:
         change |= {"failures": failures, "error": error, "children": outcome.children}

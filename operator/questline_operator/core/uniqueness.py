@@ -131,12 +131,29 @@ def _window_of(job: Job, winner: Job) -> float:
 def _is_duplicate_of(world: World, job: Job, winner: Job) -> bool:
     assert job.unique is not None
     if job.admitted:
-        return winner.claimed_in_this_run and not winner.terminal
+        return winner.claimed_in_this_run and not winner.terminal and not _is_given_up(winner)
     if job.unique.scope == WINDOW:
         # "At most one admitted Job in windowSeconds from the winner's creationTimestamp", which has whole seconds.
         return released_at(world, job) < winner.created_at + _window_of(job, winner)
+    if _is_given_up(winner):
+        return False
     finished_at = winner.last_run_finished_at
     return finished_at is None or _became_eligible_before(world, job, winner, finished_at)
+
+
+def _is_given_up(winner: Job) -> bool:
+    """Whether it is being deleted between two attempts: a finalizer may keep it for long, and it runs no more."""
+    return winner.deleting and not winner.active and not winner.terminal
+
+
+def frees_rivals(old: Job, new: Job | None) -> bool:
+    """Whether its rivals may decide otherwise after that change; ``new`` is None where it is gone. Not when a duplicate
+    was skipped, of which there may be thousands."""
+    if new is None or old.claim_unconfirmed != new.claim_unconfirmed:
+        return True
+    if old.suspend != new.suspend or old.deleting != new.deleting:
+        return True
+    return old.state != new.state and new.reason != Reason.DUPLICATE
 
 
 def _became_eligible_before(world: World, job: Job, winner: Job, finished_at: float) -> bool:

@@ -6,14 +6,14 @@ from typing import Any
 from questline_operator.core.lineage import worker_name
 from questline_operator.core.pod import Pod
 from questline_operator.core.podspec import pod_of_attempt
-from questline_operator.core.records import DEFAULT_QUEUE, Job
+from questline_operator.core.records import DEFAULT_QUEUE, Job, Worker
 from questline_operator.core.status import Change
 from questline_operator.core.world import World
 from questline_operator.shell.api import JOBS, PODS, QUEUES, Api, ApiError, NoAnswerError, Object
 from questline_operator.shell.clock import Clock
 from questline_operator.shell.lease import LeadershipLostError
 from questline_operator.shell.reading import READ_DELAY_SECONDS, read_until_known
-from questline_operator.shell.store import Store
+from questline_operator.shell.store import RESOURCE_OF, Store
 from questline_operator.shell.writer import FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS, FateUnknownError, Writer
 
 logger = logging.getLogger(__name__)
@@ -43,8 +43,16 @@ class Actions:
     def _world(self) -> World:
         return self._store.world
 
-    async def write_status(self, job: Job, change: Change, *, patient: bool = False) -> bool:
-        """Write the change on the Job as it is in that record, and the epoch; False where it has changed or is gone."""
+    async def write_status(
+        self, job: Job, change: Change, *, because_of: Pod | Worker | None = None, patient: bool = False
+    ) -> bool:
+        """Write the change on the Job as it is in that record, and the epoch; False where it has changed or is gone.
+
+        Args:
+            because_of: nothing is written, and False returned, where this has changed or is gone either.
+        """
+        if because_of is not None and await self._read_again(because_of) != because_of.resource_version:
+            return False
         raw: Any = job.raw
         change = {**change, "epoch": self._epoch}
         try:
@@ -104,7 +112,7 @@ class Actions:
         except ApiError as error:
             if error.status != 409:
                 raise
-            self._store.pod_is_gone(pod)  # another pod has its name by now
+            self._store.is_gone(pod)  # another pod has its name by now
             return
         self._store.assume_pod_deleting(pod)
 
@@ -165,11 +173,12 @@ class Actions:
         """The pod of that name, whoever's it is; None where it is gone."""
         return await read_until_known(self._api, self._clock, PODS, job.namespace, name)
 
-    async def _read_again(self, job: Job) -> int:
-        """Put the Job as it is now into the store; returns its resourceVersion, 0 where it is gone."""
-        raw = await read_until_known(self._api, self._clock, JOBS, job.namespace, job.name)
+    async def _read_again(self, record: Job | Pod | Worker) -> int:
+        """Put the object as it is now into the store; returns its resourceVersion, 0 where it is gone."""
+        resource = RESOURCE_OF[type(record)]
+        raw = await read_until_known(self._api, self._clock, resource, record.namespace, record.name)
         if raw is None:
-            self._store.job_is_gone(job)
+            self._store.is_gone(record)
             return 0
-        self._store.apply(JOBS, raw)
+        self._store.apply(resource, raw)
         return int(raw["metadata"]["resourceVersion"])

@@ -26,7 +26,7 @@ from questline_operator.core.decide import (
     matters_to_others,
     next_step,
 )
-from questline_operator.core.dependencies import needs, whose_turn_may_come
+from questline_operator.core.dependencies import matters_to_others, needs, whose_turn_may_come
 from questline_operator.core.limits import WAITS_FOR_A_START
 from questline_operator.core.lineage import Hold, ancestors, root_record
 from questline_operator.core.pod import Pod
@@ -197,8 +197,8 @@ class Controller:
                 if self._turnstile.add(job):
                     self._queues.mark(job.queue_key)
                 self._hold(job, Hold(Reason.AT_CONCURRENCY_LIMIT, ""), now, actions, tasks)
-            case WriteStatus(change):
-                self._start(job.key, actions.write_status(job, change), tasks)
+            case WriteStatus(change, because_of):
+                self._start(job.key, actions.write_status(job, change, because_of=because_of), tasks)
             case CreatePod():
                 self._start(job.key, self._create_pod(job, actions), tasks)
             case DeletePod(pod):
@@ -343,7 +343,7 @@ class Controller:
             if not isinstance(step, WriteStatus):
                 return
             try:
-                if await actions.write_status(current, step.change):
+                if await actions.write_status(current, step.change, because_of=step.because_of):
                     return
             except ApiError as error:
                 # Left to the next look, its number would run once more.

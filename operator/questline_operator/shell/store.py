@@ -16,13 +16,16 @@ logger = logging.getLogger(__name__)
 
 KEPT_TOMBSTONES = 5_000
 """Far more than can be deleted while an answer that was sent before the deletion is still under way."""
-_PARSERS: dict[Resource, Callable[[Object], Job | Pod | Queue | Schedule | Worker]] = {
-    JOBS: Job.parse,
-    PODS: Pod.parse,
-    QUEUES: Queue.parse,
-    SCHEDULES: Schedule.parse,
-    WORKERS: Worker.parse,
+Record = Job | Pod | Queue | Schedule | Worker
+RESOURCE_OF: dict[type[Record], Resource] = {
+    Job: JOBS,
+    Pod: PODS,
+    Queue: QUEUES,
+    Schedule: SCHEDULES,
+    Worker: WORKERS,
 }
+"""Of which resource's objects these are the records."""
+_PARSERS: dict[Resource, Callable[[Object], Record]] = {resource: kind.parse for kind, resource in RESOURCE_OF.items()}
 
 
 @dataclass
@@ -141,18 +144,17 @@ class Store:
             changed = replace(known, deleting=True)
             self._listeners.pod(self.world.put_pod(changed), changed)
 
-    def job_is_gone(self, job: Job) -> None:
-        """A call showed that there is no Job of that name any more."""
-        known = self.world.jobs.get(job.key)
-        if known is not None and known.resource_version <= job.resource_version:
-            self._bury(JOBS, job.key, job.resource_version)
-            self._forget(JOBS, job.key)
-
-    def pod_is_gone(self, pod: Pod) -> None:
-        """A call showed that the pod is no more."""
-        known = self.world.pods.get(pod.key)
-        if known is not None and known.uid == pod.uid:
+    def is_gone(self, record: Job | Pod | Worker) -> None:
+        """A call showed that there is no such object any more."""
+        resource = RESOURCE_OF[type(record)]
+        known = self._records(resource).get(record.key)
+        if known is None or known.uid != record.uid:
+            return
+        if resource == PODS:
             self._pod_gone(known, known)
+        elif known.resource_version <= record.resource_version:
+            self._bury(resource, record.key, record.resource_version)
+            self._forget(resource, record.key)
 
     def _pod_gone(self, known: Pod | None, last: Pod) -> None:
         """A pod that was seen stays as gone until its Job has drawn the consequence."""

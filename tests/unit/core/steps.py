@@ -22,6 +22,12 @@ def written(found: Step) -> dict[str, Any]:
     return dict(found.change)
 
 
+def read_before(found: Step) -> Pod | Worker | None:
+    """The record that is read again before the step writes."""
+    assert isinstance(found, WriteStatus), found
+    return found.because_of
+
+
 def ends(found: Step) -> tuple[str, str | None]:
     """The state and the reason that the step writes."""
     change = written(found)

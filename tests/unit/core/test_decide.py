@@ -30,7 +30,7 @@ from tests.unit.core.builders import (
     time_of,
     unconfirmed,
 )
-from tests.unit.core.steps import RUNNING, Record, ends, step, written
+from tests.unit.core.steps import RUNNING, Record, ends, read_before, step, written
 
 # Waiting: why it does not run
 
@@ -93,6 +93,13 @@ def test_a_job_that_nothing_holds_is_ready() -> None:
     assert isinstance(step(a_job(spec={"runAt": time_of(2)})), Ready)
 
 
+def test_a_job_with_its_own_image_waits_for_its_worker_where_there_is_one() -> None:
+    job = a_job(spec={"image": "busybox", "command": ["true"]})
+    found = step(job, a_worker(ready=False, message="no such volume"))
+    assert isinstance(found, Hold)
+    assert found.reason is Reason.WORKER_NOT_READY
+
+
 def test_a_job_with_its_own_image_needs_no_worker() -> None:
     job = a_job(spec={"image": "busybox", "command": ["true"]})
 
@@ -127,8 +134,23 @@ def test_nothing_is_claimed_in_a_terminating_namespace() -> None:
 def test_nothing_is_done_on_a_job_that_is_being_deleted() -> None:
     assert step(a_job(deleting=True)) == Nothing()
     assert step(a_job(deleting=True, spec={"cancel": True})) == Nothing()
+    assert step(a_job(deleting=True, state="Failed", spec={"rerun": 1})) == Nothing()
+
+
+def test_an_attempt_of_a_job_that_is_being_deleted_ends_as_any_other() -> None:
+    """A finalizer may keep the record for long, and people read there what became of it."""
     running = a_job(deleting=True, state="Running")
-    assert step(running, a_pod(running, exit_code=1)) == Nothing()
+    assert isinstance(step(running, a_pod(running, running=1)), Nothing)
+    change = written(step(running, a_pod(running, exit_code=1)))
+    assert (change["state"], change["failures"]) == ("Waiting", 1)
+    reported = a_job(deleting=True, state="Running", report=a_report(RUNNING, result=7))
+    change = written(step(reported, a_pod(reported, running=1)))
+    assert (change["state"], change["result"]) == ("Succeeded", 7)
+
+
+def test_a_claimed_job_that_is_being_deleted_gets_no_pod() -> None:
+    change = written(step(a_job(deleting=True, state="Starting")))
+    assert (change["state"], change["disruptions"]) == ("Waiting", 1)
 
 
 def test_a_back_off_after_a_suspension_does_not_show_the_suspensions_message() -> None:
@@ -253,7 +275,7 @@ def test_a_pod_that_has_not_started_is_looked_at_again_at_its_deadline() -> None
     assert step(job, a_pod(job), now=20) == Nothing(T0 + 310)
 
 
-@pytest.mark.parametrize("obstacle", ["ImagePullBackOff", "ErrImagePull", "CreateContainerConfigError"])
+@pytest.mark.parametrize("obstacle", ["ImagePullBackOff", "CreateContainerConfigError"])
 def test_what_keeps_a_container_from_starting_is_shown_meanwhile(obstacle: str) -> None:
     job = a_job(state="Starting")
     change = written(step(job, a_pod(job, waiting=obstacle, waiting_message="why")))
@@ -270,9 +292,14 @@ def test_what_passes_by_itself_is_not(usual: str) -> None:
     assert isinstance(step(job, a_pod(job, waiting=usual)), Nothing)
 
 
-def test_an_image_that_comes_and_goes_between_two_words_costs_one_write() -> None:
-    job = a_job(state="Starting", reason="ErrImagePull")
-    assert isinstance(step(job, a_pod(job, waiting="ImagePullBackOff")), Nothing)
+def test_an_image_that_cannot_be_pulled_has_one_reason_and_costs_one_write() -> None:
+    """The kubelet goes to and fro between the error and the back-off that follows it."""
+    job = a_job(state="Starting")
+    change = written(step(job, a_pod(job, waiting="ErrImagePull", waiting_message="not found")))
+    assert (change["reason"], change["message"]) == ("ImagePullBackOff", "not found")
+    shown = a_job(state="Starting", reason="ImagePullBackOff")
+    assert isinstance(step(shown, a_pod(shown, waiting="ErrImagePull")), Nothing)
+    assert isinstance(step(shown, a_pod(shown, waiting="ImagePullBackOff")), Nothing)
 
 
 def test_a_pod_that_did_not_start_in_time_failed() -> None:
@@ -283,6 +310,19 @@ def test_a_pod_that_did_not_start_in_time_failed() -> None:
     change = written(step(job, pod, now=300))
     assert (change["state"], change["reason"]) == ("Failed", "StartTimeout")
     assert change["message"] == "attempt 1 of 1: not started within 300 s: 0/1 nodes are available"
+
+
+def test_what_a_late_watch_alone_may_say_is_read_before_it_is_written() -> None:
+    job = a_job(state="Starting")
+    pod = a_pod(job)
+    assert read_before(step(job, pod, now=300)) is pod
+    ended = a_pod(job, exit_code=1)
+    assert read_before(step(job, ended, now=300)) is None
+
+    parent = a_job("parent", state="Succeeded")
+    worker = a_worker(allowedQueues=["a"])
+    child = a_job("child", spec={"parent": child_of(parent), "queue": "b"})
+    assert read_before(step(child, parent, worker)) is worker
 
 
 def test_a_pod_being_deleted_before_it_started_is_waited_for_without_a_deadline() -> None:

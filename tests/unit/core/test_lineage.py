@@ -94,6 +94,12 @@ def test_every_succeeded_attempt_releases_its_children() -> None:
     assert gate(parent, child(parent, attempt=4, index=8)) is Reason.LATE_CHILD
 
 
+def test_a_command_counts_no_children_so_none_of_them_is_late() -> None:
+    parent = a_job("parent", state="Succeeded", attempt=2, children={}, spec={"command": ["true"]})
+
+    assert gate(parent, child(parent, attempt=2, index=8)) is None
+
+
 def a_line(length: int, **root_status: Any) -> tuple[World, list[Job]]:
     """Jobs of which each is the child of the one before."""
     jobs = [a_job("job-0", state="Succeeded", children={"total": 1}, **root_status)]
@@ -176,12 +182,13 @@ def test_a_childs_worker_is_its_own_else_its_parents_else_its_roots_queues_defau
     assert worker_name(a_world(), a_job()) == "default"
 
 
-def test_a_parent_with_its_own_image_hands_no_worker_down() -> None:
+def test_a_parent_with_its_own_image_hands_its_worker_down_all_the_same() -> None:
+    """The image is all that it overrides."""
     parent = a_job("parent", state="Running", spec={"image": "busybox", "queue": "media"})
     job = a_job("child", spec={"parent": child_of(parent)})
     world = a_world(a_queue("media", defaults={"worker": "gpu"}), a_queue(defaults={"worker": "plain"}), parent, job)
 
-    assert worker_name(world, job) == "plain"
+    assert worker_name(world, job) == "gpu"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from questline_operator.core.outcomes import Outcome, outcome_of, start_timeout
 from questline_operator.core.pod import Pod
 from questline_operator.core.records import Job
 from questline_operator.core.states import OutcomeKind, Reason
-from tests.unit.core.builders import a_job, a_pod, a_report, pod_uid
+from tests.unit.core.builders import T0, a_job, a_pod, a_report, pod_uid
 
 TASK = a_job(state="Running", attempt=2)
 COMMAND = a_job(state="Running", attempt=2, spec={"command": ["true"]})
@@ -108,6 +108,28 @@ def test_an_outcome_without_a_reason_gets_its_usual_one(word: str, kind: Outcome
     found = outcome(TASK, a_pod(TASK, exit_code=1, message=envelope(word)))
 
     assert (found.kind, found.reason) == (kind, reason)
+
+
+@pytest.mark.parametrize(
+    ("word", "reason", "exit_code"),
+    [
+        ("Succeeded", None, 0),
+        ("Failed", "TaskError", 1),
+        ("Fatal", "Fail", 1),
+        ("Fatal", "TaskNotFound", 64),
+        ("Fatal", "ArgsInvalid", 64),
+        ("Retry", None, 75),
+        ("Snoozed", None, 75),
+    ],
+)
+def test_a_report_tells_the_exit_code_that_the_container_is_about_to_have(
+    word: str, reason: str | None, exit_code: int
+) -> None:
+    """The outcome is written while the container still ends, and is never written again."""
+    fields = {} if reason is None else {"reason": reason}
+
+    assert outcome(reported(outcome=word, **fields), a_pod(TASK, running=1)).exit_code == exit_code
+    assert outcome(reported(outcome=word, **fields), a_pod(TASK, exit_code=137)).exit_code == 137
 
 
 @pytest.mark.parametrize("reason", ["TaskNotFound", "ArgsInvalid", "ResultInvalid", "Fail"])
@@ -440,6 +462,35 @@ def test_a_commands_termination_message_is_its_result(text: str, result: Any) ->
     found = outcome(COMMAND, a_pod(COMMAND, exit_code=0, message=text))
 
     assert (found.kind, found.result, found.exit_code) == (OutcomeKind.SUCCEEDED, result, 0)
+
+
+@pytest.mark.parametrize(
+    ("pod", "kind"),
+    [
+        pytest.param(a_pod(COMMAND, exit_code=0, reason="DeadlineExceeded"), OutcomeKind.FAILED, id="its time-out"),
+        pytest.param(a_pod(COMMAND, exit_code=0, reason="Evicted"), OutcomeKind.DISRUPTED, id="an eviction"),
+        pytest.param(a_pod(COMMAND, exit_code=0, reason="Terminated"), OutcomeKind.DISRUPTED, id="its node's end"),
+        pytest.param(
+            a_pod(COMMAND, exit_code=0, disruption="TerminationByKubelet"), OutcomeKind.DISRUPTED, id="the kubelet"
+        ),
+        pytest.param(a_pod(COMMAND, exit_code=0, deleting=True), OutcomeKind.DISRUPTED, id="its pod's deletion"),
+    ],
+)
+def test_a_command_that_was_stopped_and_exits_with_0_has_finished_nothing(pod: Pod, kind: OutcomeKind) -> None:
+    """Many a program takes SIGTERM for a request to leave, and leaves with 0."""
+    found = outcome(COMMAND, pod)
+
+    assert (found.kind, found.exit_code) == (kind, 0)
+
+
+def test_a_command_that_ended_before_its_pod_was_to_go_has_succeeded() -> None:
+    pod = replace(a_pod(COMMAND, exit_code=0, deleting=True), deletion_requested_at=T0 + 21)
+
+    assert outcome(COMMAND, pod).kind is OutcomeKind.SUCCEEDED
+
+
+def test_a_command_reports_no_children_which_is_not_none() -> None:
+    assert outcome(COMMAND, a_pod(COMMAND, exit_code=0)).children == {}
 
 
 def test_a_commands_exit_code_decides_whatever_it_prints() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from questline_operator.core.podspec import fault_of_args, payload, pod_manifest, worker_pod
+from questline_operator.core.podspec import fault_of_args, payload, pod_manifest, pod_of_attempt, worker_pod
 from questline_operator.core.records import ANNOTATION_KEY, Job, Worker
 from questline_operator.core.states import Reason
-from tests.unit.core.builders import EPOCH, a_job, a_worker, child_of, nested
+from tests.unit.core.builders import EPOCH, a_job, a_queue, a_worker, a_world, child_of, nested
 
 JOB = a_job("resize", state="Starting", attempt=3)
 COMMAND = a_job("sync", state="Starting", attempt=3, spec={"command": ["sh", "-c", "true"]})
@@ -205,6 +205,17 @@ def test_a_job_with_its_own_image_needs_no_worker() -> None:
 
     assert container_of(pod)["image"] == "busybox"
     assert pod["spec"]["automountServiceAccountToken"] is False
+
+
+def test_of_a_job_with_its_own_image_all_else_is_its_workers() -> None:
+    job = a_job(state="Starting", attempt=3, spec={"image": "busybox"})
+    worker = a_worker(serviceAccountName="sender", env=[{"name": "A", "value": "1"}])
+    pod = pod_of_attempt(a_world(a_queue(), worker, job), job, epoch=1)
+
+    assert container_of(pod)["image"] == "busybox"
+    assert pod["spec"]["serviceAccountName"] == "sender"
+    assert env_of(pod)["A"] == "1"
+    assert '"worker":"default"' in pod["metadata"]["annotations"]["questline.dev/payload"]
 
 
 def test_the_workers_record_is_never_changed() -> None:

@@ -127,7 +127,7 @@ def test_an_ended_pod_goes_when_its_ttl_is_over() -> None:
     assert gone_pods(pods, job, now=30) == {1}
 
 
-def test_the_last_failed_attempts_pod_is_kept_longer_unless_the_job_succeeded() -> None:
+def test_the_last_failed_attempts_pod_is_kept_longer_whatever_came_of_the_job() -> None:
     entries = [an_attempt(1, "Failed"), an_attempt(2, "Failed"), an_attempt(3, "Disrupted")]
     failed = a_job("a", state="Failed", attempt=3, failures=2, attempts=entries)
     succeeded = a_job("a", state="Succeeded", attempt=3, attempts=[*entries[:2], an_attempt(3)])
@@ -135,7 +135,7 @@ def test_the_last_failed_attempts_pod_is_kept_longer_unless_the_job_succeeded() 
 
     assert gone_pods(pods, failed, now=10) == {1, 3}
     assert gone_pods(pods, failed, now=100) == {1, 2, 3}
-    assert gone_pods(pods, succeeded, now=10) == {1, 2, 3}
+    assert gone_pods(pods, succeeded, now=10) == {1, 3}
 
 
 def test_the_oldest_pods_beyond_the_number_go_before_their_time() -> None:

@@ -11,7 +11,7 @@ from questline_operator.core.records import Job, Key
 from questline_operator.core.states import Reason
 from questline_operator.core.uniqueness import LATE_SECONDS, could_run, gate_of_uniqueness, still_compared
 from questline_operator.core.world import World
-from tests.unit.core.builders import T0, a_job, a_queue, a_world, an_attempt, child_of, nested, unconfirmed
+from tests.unit.core.builders import T0, a_job, a_queue, a_world, an_attempt, child_of, nested, time_of, unconfirmed
 
 ALIVE: dict[str, Any] = {"key": "k"}
 
@@ -35,6 +35,31 @@ def verdict(world: World, job: Job, now: float = 0.0) -> str:
         assert found.reason is Reason.DUPLICATE
         return f"duplicate of {found.duplicate_of}"
     return "waits" if isinstance(found, Hold) else "runs"
+
+
+@pytest.mark.parametrize(
+    ("kept", "found"),
+    [
+        pytest.param({"attempt": 1, "failures": 1}, "runs", id="between two attempts: it runs no more"),
+        pytest.param({"state": "Running"}, "duplicate of a", id="while its attempt runs"),
+        pytest.param({"state": "Succeeded", "finishedAt": 10}, "duplicate of a", id="that has ended after it came"),
+    ],
+)
+def test_a_job_that_a_finalizer_keeps_makes_duplicates_only_of_what_it_runs(kept: dict[str, Any], found: str) -> None:
+    assert verdict(world_of(unique("a", deleting=True, **kept), unique("b")), unique("b")) == found
+
+
+def test_a_job_that_a_finalizer_keeps_is_the_one_of_its_window_all_the_same() -> None:
+    kept = unique("a", by=window(), deleting=True, attempt=1, failures=1)
+
+    assert verdict(world_of(kept, unique("b", by=window())), unique("b", by=window())) == "duplicate of a"
+
+
+def test_a_rerun_waits_for_no_job_that_a_finalizer_keeps_between_two_attempts() -> None:
+    kept = unique("a", deleting=True, attempt=1, failures=1)
+    again = unique("b", attempt=1, armed={"at": time_of(5), "attempt": 1})
+
+    assert verdict(world_of(kept, again), again) == "runs"
 
 
 # "among the Jobs of a namespace with the same (task or command, unique key)"

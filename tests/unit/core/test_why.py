@@ -289,8 +289,8 @@ def test_the_default_queue_that_is_not_made_yet_is_waited_for() -> None:
         pytest.param(
             timed := a_job(state="Running", spec={"timeoutSeconds": 90, "image": "busybox", "command": ["true"]}),
             [a_pod(timed, running=18, created=15)],
-            f"runs its attempt 1 for 12 s in pod {timed.pod_name(1)}, 0 of 5 failures so far, at most until "
-            f"{time_of(105)}",
+            f"runs its attempt 1 for 12 s in pod {timed.pod_name(1)} of Worker default, 0 of 5 failures so far, "
+            f"at most until {time_of(105)}",
             id="runs with a limit",
         ),
         pytest.param(

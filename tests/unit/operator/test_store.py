@@ -114,7 +114,7 @@ def test_a_job_that_a_call_found_gone_stays_gone_for_what_the_watch_still_tells_
     store.apply(JOBS, _job(5))
     known = _known(store)
     assert known is not None
-    store.job_is_gone(known)
+    store.is_gone(known)
     store.apply(JOBS, _job(5))
     assert _known(store) is None
     store.apply(JOBS, _job(6, uid="another"))
@@ -153,7 +153,7 @@ def test_a_pod_that_was_seen_stays_as_gone_with_what_it_last_showed(store: Store
     elif how == "list":
         store.replace(PODS, Listing([], "8"))
     else:
-        store.pod_is_gone(next(iter(store.world.pods.values())))
+        store.is_gone(next(iter(store.world.pods.values())))
     [pod] = store.world.pods.values()
     assert (pod.gone, pod.live, pod.started_at) == (True, False, builders.T0 + 1)
 
@@ -200,7 +200,7 @@ def test_another_pod_of_that_name_is_neither_deleting_nor_gone(store: Store) -> 
     [first] = store.world.pods.values()
     store.apply(PODS, _pod(9, uid="second"))
     store.assume_pod_deleting(first)
-    store.pod_is_gone(first)
+    store.is_gone(first)
     [second] = store.world.pods.values()
     assert (second.deleting, second.gone) == (False, False)
 

@@ -26,7 +26,7 @@ from questline_operator.core.decide import (
     WriteStatus,
     next_step,
 )
-from questline_operator.core.lineage import Hold, uses_worker, worker_name
+from questline_operator.core.lineage import Hold, needs_worker, worker_name, worker_of
 from questline_operator.core.podspec import pod_of_attempt
 from questline_operator.core.records import DEFAULT_QUEUE, Job, Key
 from questline_operator.core.schedule import Calendar
@@ -99,7 +99,7 @@ class Engine:
     def run_one(self, job: Job) -> None:
         """Claim this very Job now, whatever holds it up, and go on until its attempt has ended. No other is claimed."""
         number = job.attempt + 1
-        if uses_worker(job) and (job.namespace, worker_name(self._world, job)) not in self._world.workers:
+        if needs_worker(job) and worker_of(self._world, job) is None:
             self._make("Worker", job.namespace, worker_name(self._world, job))
         self._claim(job)
         self._look_at(job.key)
