@@ -265,15 +265,3 @@ def _cancellation(world: World, job: Job) -> tuple[Reason, str] | None:
         return Reason.REPLACED, f"a later tick of its Schedule put Job {successor.name} in its place"
     ancestor = canceled_ancestor(world, job)
     return (Reason.ANCESTOR_CANCELED, f"its ancestor {ancestor.name} was canceled") if ancestor else None
-
-
-def matters_to_others(old: Job, new: Job) -> bool:
-    """Whether Jobs that look at this one may decide otherwise now."""
-    return (
-        old.uid != new.uid
-        or old.state != new.state
-        or old.attempt != new.attempt
-        or old.cancel != new.cancel
-        or old.finishes != new.finishes
-        or old.claim_unconfirmed != new.claim_unconfirmed
-    )

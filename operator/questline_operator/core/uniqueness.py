@@ -168,10 +168,3 @@ def _became_eligible_before(world: World, job: Job, winner: Job, finished_at: fl
     if job.created_at == finished_at // 1:
         return job.resource_version < winner.resource_version
     return released <= finished_at
-
-
-def frees_rivals(old: Job, new: Job | None) -> bool:
-    """Whether unique rivals may decide otherwise: not when a duplicate was skipped, of which there may be thousands."""
-    if new is None or old.claim_unconfirmed != new.claim_unconfirmed or old.suspend != new.suspend:
-        return True
-    return old.state != new.state and new.reason != Reason.DUPLICATE

@@ -23,7 +23,6 @@ from questline_operator.core.decide import (
     Ready,
     Step,
     WriteStatus,
-    matters_to_others,
     next_step,
 )
 from questline_operator.core.dependencies import matters_to_others, needs, whose_turn_may_come
