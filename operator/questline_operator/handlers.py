@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import kopf
+from prometheus_client import Counter
 
 from questline_operator.core.records import GROUP, Key
 from questline_operator.shell.leader import Leader
@@ -15,13 +16,14 @@ VERSION = "v1alpha1"
 
 
 def registry(
-    connect: Callable[[], kopf.ConnectionInfo | None], leader: Callable[[], Leader | None]
+    connect: Callable[[], kopf.ConnectionInfo | None], leader: Callable[[], Leader | None], events: Counter
 ) -> kopf.OperatorRegistry:
     """The handlers of one process.
 
     Args:
         connect: reads the process's credentials, again whenever kopf finds them expired.
         leader: what runs while this process leads, else None.
+        events: counts what the handlers are called for, by resource.
     """
     handlers = kopf.OperatorRegistry()
 
@@ -35,14 +37,17 @@ def registry(
 
     @kopf.on.event(GROUP, VERSION, "questqueues", registry=handlers)
     def _queue_changed(namespace: str | None, name: str | None, **_: Any) -> None:
+        events.labels(resource="questqueues").inc()
         queue_changed(leader(), (namespace or "", name or ""))
 
     @kopf.on.event(GROUP, VERSION, "questworkers", registry=handlers)
     def _worker_changed(namespace: str | None, name: str | None, **_: Any) -> None:
+        events.labels(resource="questworkers").inc()
         worker_changed(leader(), (namespace or "", name or ""))
 
     @kopf.on.event(GROUP, VERSION, "questschedules", registry=handlers)
     def _schedule_changed(namespace: str | None, name: str | None, **_: Any) -> None:
+        events.labels(resource="questschedules").inc()
         schedule_changed(leader(), (namespace or "", name or ""))
 
     return handlers

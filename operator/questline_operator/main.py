@@ -22,13 +22,16 @@ from questline_operator.shell.epoch import raise_epoch
 from questline_operator.shell.http_api import HttpApi
 from questline_operator.shell.leader import Leader
 from questline_operator.shell.lease import Elector, LeadershipLostError
-from questline_operator.shell.metrics import WorldCollector, count_writes, describe_process
+from questline_operator.shell.metrics import WorldCollector, count_kopf_events, count_writes, describe_process
 from questline_operator.shell.probes import Probes
 
 logger = logging.getLogger("questline_operator")
 
 LEASE = "questline-operator"
 PROBES_PORT = 8080
+FIRST_CLAIMS_SECONDS = 2.0
+"""For so long a new leader acts before kopf starts, which would take the CPU from the first claims: Jobs have waited
+for those since the last leader ended. Nothing waits for kopf: our own watches have told already what it will."""
 STALE_CONTROLLER_SECONDS = 30.0
 STALE_WATCH_SECONDS = 400.0
 STALE_LOOK_SECONDS = 30.0
@@ -115,12 +118,12 @@ async def operate(
     clock, metrics = SystemClock(), CollectorRegistry()
     name, told = identity(), asyncio.Event()
     leader: Leader | None = None
-    writes = count_writes(metrics)
+    writes, events = count_writes(metrics), count_kopf_events(metrics)
     describe_process(metrics)
     _on_signals(told)
     async with HttpApi.connect(connection) as api:
         elector = Elector(api, clock, namespace, LEASE, name)
-        leading = asyncio.Event()
+        first_claims_made = asyncio.Event()
         metrics.register(
             WorldCollector(
                 lambda: leader.world if leader is not None and leader.acting.is_set() else None,
@@ -145,12 +148,13 @@ async def operate(
                 )
                 tasks.create_task(leader.run())
                 await leader.acting.wait()
-                leading.set()  # kopf's start costs a moment of CPU, which the first claims need more
+                await clock.sleep(FIRST_CLAIMS_SECONDS)
+                first_claims_made.set()
 
         async def watch_small_kinds() -> None:
-            await leading.wait()
+            await first_claims_made.wait()
             ours = asyncio.all_tasks()
-            handlers = registry(connect, lambda: leader)
+            handlers = registry(connect, lambda: leader, events)
             # kopf would look up the user's name, which an image need not know; its type is not exported.
             theirs = await kopf.spawn_tasks(registry=handlers, clusterwide=True, identity=name)  # type: ignore[arg-type]
             _on_signals(told)  # kopf has put its own handlers there, which would have it end first

@@ -14,6 +14,7 @@ from questline_operator.shell.api import JOBS, NAMESPACES, PODS, QUEUES, SCHEDUL
 from questline_operator.shell.caretaker import Caretaker
 from questline_operator.shell.clock import Clock
 from questline_operator.shell.controller import Controller
+from questline_operator.shell.epoch import IN_FORCE_SECONDS
 from questline_operator.shell.reflector import Reflector
 from questline_operator.shell.timekeeper import Timekeeper
 from questline_operator.shell.writer import Writer
@@ -25,7 +26,7 @@ class Leader:
     """The store, the controller, the caretaker and the timekeeper of one leadership.
 
     Args:
-        epoch: raised before the first list is read, so that no older leader writes after it.
+        epoch: this leadership's number, raised already.
         check_leading: raises LeadershipLostError where this process may no longer write.
         writes: counts every write that is sent, by verb and resource.
         max_running_pods: the limit on the pods of all queues together; None for any number.
@@ -53,23 +54,27 @@ class Leader:
         self._caretaker = Caretaker(api, clock, writer, self._actions, self.controller, epoch=epoch)
         self._timekeeper = Timekeeper(api, clock, writer, self.controller, epoch=epoch)
         store = self.controller.store
-        self._reflectors = [
-            Reflector(api, clock, store, NAMESPACES),
-            Reflector(api, clock, store, QUEUES),
-            Reflector(api, clock, store, WORKERS),
+        self._of_people = [Reflector(api, clock, store, kind) for kind in (NAMESPACES, QUEUES, WORKERS)]
+        """What people wrote: a list of them that is some moments old is as good as a watch that is."""
+        self._of_leaders = [
             Reflector(api, clock, store, SCHEDULES),
             Reflector(api, clock, store, JOBS),
             Reflector(api, clock, store, PODS, labels=LABEL_JOB),
         ]
+        """What leaders wrote, and this one goes by: what is claimed, what runs, which tick is next."""
 
     async def run(self) -> NoReturn:
-        """Lead until canceled.
+        """Lead until canceled. Call it once the epoch was raised: that it is in force is waited for here.
 
         Raises:
             ExceptionGroup: holding LeadershipLostError, or an error that nobody foresaw.
         """
         async with asyncio.TaskGroup() as tasks:
-            for reflector in self._reflectors:
+            for reflector in self._of_people:
+                tasks.create_task(reflector.run())
+            # Until it is in force a last write of the former leader may be taken, and lists from before would lack it.
+            await self._clock.sleep(IN_FORCE_SECONDS)
+            for reflector in self._of_leaders:
                 tasks.create_task(reflector.run())
             for reflector in self._reflectors:
                 await reflector.synced.wait()
@@ -79,6 +84,10 @@ class Leader:
             tasks.create_task(self._caretaker.run())
             tasks.create_task(self._timekeeper.run())
         raise AssertionError("unreachable: the tasks never end")
+
+    @property
+    def _reflectors(self) -> list[Reflector]:
+        return [*self._of_people, *self._of_leaders]
 
     @property
     def seconds_since_look(self) -> float:

@@ -22,8 +22,9 @@ RENEW_DEADLINE_SECONDS = 10.0
 """How long the leader trusts a renewal, from the moment at which it was sent."""
 RETRY_SECONDS = 2.0
 """From one renewal to the next, and from an error to the next try."""
-LOOK_SECONDS = 0.5
-"""From one look at another's record to the next: what a released Lease waits for its successor at most."""
+LOOK_SECONDS = 0.25
+"""From one look at another's record to the next, which is a read and no write: what a released Lease waits for its
+successor at most."""
 CALL_SECONDS = 4.0
 """How long one call may take, so that a second one on a new connection fits into the deadline."""
 

@@ -19,6 +19,16 @@ def count_writes(registry: CollectorRegistry) -> Counter:
     )
 
 
+def count_kopf_events(registry: CollectorRegistry) -> Counter:
+    """The counter of what kopf tells, by resource; it shows whether kopf's watches live, and what they cost."""
+    return Counter(
+        "questline_kopf_events",
+        "Events that kopf's watches have told, each object's first listing among them, by resource.",
+        ["resource"],
+        registry=registry,
+    )
+
+
 def describe_process(registry: CollectorRegistry) -> None:
     """The process's own memory, CPU, open files and tasks: what grows where something leaks."""
     ProcessCollector(registry=registry)

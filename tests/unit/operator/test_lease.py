@@ -285,6 +285,21 @@ async def test_a_released_lease_is_taken_at_the_next_look() -> None:
 
 
 @simulated
+async def test_a_standby_looks_four_times_a_second_and_makes_no_write_more() -> None:
+    server = a_server()
+    await leading(server)
+    Process(server, "second").start()
+    await asyncio.sleep(10)
+    before = server.calls.copy()
+    await asyncio.sleep(60)
+    made = {(client, verb): number for (client, verb, _, _), number in (server.calls - before).items()}
+    assert made == {
+        ("first", "replace"): pytest.approx(60 / RETRY_SECONDS, rel=0.05),
+        ("second", "get"): pytest.approx(60 * 4, rel=0.1),
+    }
+
+
+@simulated
 async def test_whoever_releases_trusts_itself_no_more_even_before_the_answer() -> None:
     server = a_server()
     first = await leading(server)

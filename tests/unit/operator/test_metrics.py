@@ -5,7 +5,7 @@ import asyncio
 from prometheus_client import CollectorRegistry
 
 from questline_operator.core.world import World
-from questline_operator.shell.metrics import WorldCollector, count_writes, describe_process
+from questline_operator.shell.metrics import WorldCollector, count_kopf_events, count_writes, describe_process
 from tests.unit.core.builders import a_job, a_pod, a_queue, a_worker, a_world
 
 
@@ -82,3 +82,12 @@ def test_writes_are_counted_by_verb_and_resource() -> None:
     writes.labels(verb="patch", resource="questjobs").inc()
     labels = {"verb": "patch", "resource": "questjobs"}
     assert registry.get_sample_value("questline_writes_total", labels) == 2
+
+
+def test_nothing_is_shown_of_kopf_before_it_has_told_of_anything() -> None:
+    registry = CollectorRegistry()
+    events = count_kopf_events(registry)
+    labels = {"resource": "questworkers"}
+    assert registry.get_sample_value("questline_kopf_events_total", labels) is None
+    events.labels(resource="questworkers").inc()
+    assert registry.get_sample_value("questline_kopf_events_total", labels) == 1
