@@ -6,7 +6,7 @@ from typing import Any
 from questline_operator.core.states import State
 from questline_operator.shell.api import JOBS, PODS, Object
 from tests.simulation.clock import simulated
-from tests.simulation.cluster import NAMESPACE, Cluster, a_job, a_queue
+from tests.simulation.cluster import NAMESPACE, Cluster, a_job, a_queue, a_schedule
 from tests.simulation.sdk import Attempt, Ended, failed, succeeded
 
 
@@ -14,6 +14,11 @@ def _kept(name: str, **spec: Any) -> Object:
     body = a_job(name, **spec)
     body["metadata"]["finalizers"] = ["example.com/audit"]
     return body
+
+
+def _keep(cluster: Cluster, name: str) -> None:
+    operations = [{"op": "add", "path": "/metadata/finalizers", "value": ["example.com/audit"]}]
+    cluster.server.store.patch(JOBS, NAMESPACE, name, operations)
 
 
 @simulated
@@ -76,6 +81,42 @@ async def test_a_cancel_reaches_a_job_whose_deletion_a_finalizer_holds_up() -> N
         await cluster.edit("a", cancel=True)
         await asyncio.sleep(120.0)
         assert len(cluster.kubelet.running) == 0, cluster.states()
+
+
+@simulated
+async def test_the_next_tick_takes_the_place_of_one_whose_job_is_kept_between_two_attempts() -> None:
+    async def task(attempt: Attempt) -> Ended:
+        return failed() if len(cluster.kubelet.runs) == 1 else succeeded()
+
+    job = {"task": "tasks:work", "backoff": {"type": "Fixed", "baseSeconds": 600}}
+    async with Cluster({"work": task}) as cluster:
+        await cluster.apply(a_schedule("tick", overlap="Replace", job=job))
+        await cluster.until(lambda: any(one.failures for one in cluster.jobs()))
+        (first,) = cluster.jobs()
+        _keep(cluster, first.name)
+        cluster.server.store.delete(JOBS, NAMESPACE, first.name)
+        await cluster.until(lambda: "Succeeded" in cluster.states().values(), seconds=120.0)
+        assert cluster.states()[first.name] == "Canceled Replaced"
+
+
+@simulated
+async def test_a_canceled_job_runs_again_when_one_below_it_is_kept() -> None:
+    async def parent(attempt: Attempt) -> Ended:
+        if attempt.number == 1:
+            await attempt.enqueue("tasks:child", staged=False, suspend=True)
+            await attempt.work(3600.0)
+        return succeeded()
+
+    async with Cluster({"parent": parent}) as cluster:
+        await cluster.apply(a_job("parent"))
+        await cluster.until(lambda: len(cluster.jobs()) == 2)
+        child = next(job.name for job in cluster.jobs() if job.parent)
+        _keep(cluster, child)
+        cluster.server.store.delete(JOBS, NAMESPACE, child)
+        await cluster.edit("parent", cancel=True)
+        await cluster.until(lambda: cluster.state("parent") == "Canceled", seconds=120.0)
+        await cluster.edit("parent", cancel=False, rerun=1)
+        await cluster.until(lambda: cluster.state("parent") == "Succeeded", seconds=120.0)
 
 
 @simulated

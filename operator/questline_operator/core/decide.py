@@ -92,7 +92,10 @@ def next_step(world: World, job: Job, now: float, *, epoch: int | None) -> Step:
     if isinstance(stray, DeletePod):
         return stray
     if job.deleting and not job.active:
-        return stray  # a finalizer may keep it for long: it does nothing more, but an attempt of it ends as any other
+        # A finalizer may keep it for long: it does nothing more, but an attempt of it ends as any other, and a cancel
+        # reaches it, for what takes its place or runs again above it waits for that.
+        canceled = None if job.terminal else _cancellation(world, job)
+        return stray if canceled is None else WriteStatus(transitions.cancel(job, *canceled, now))
     if job.terminal:
         return WriteStatus(transitions.arm(job, now)) if runs_again(world, job) else stray
     if job.active:

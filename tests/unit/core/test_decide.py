@@ -133,7 +133,8 @@ def test_nothing_is_claimed_in_a_terminating_namespace() -> None:
 
 def test_nothing_is_done_on_a_job_that_is_being_deleted() -> None:
     assert step(a_job(deleting=True)) == Nothing()
-    assert step(a_job(deleting=True, spec={"cancel": True})) == Nothing()
+    assert written(step(a_job(deleting=True, spec={"cancel": True})))["state"] == "Canceled"
+    assert step(a_job(deleting=True, state="Failed", spec={"cancel": True})) == Nothing()
     assert step(a_job(deleting=True, state="Failed", spec={"rerun": 1})) == Nothing()
 
 
