@@ -70,8 +70,12 @@ class _Timer(events.TimerHandle):
 
     _context: contextvars.Context
     _scheduled: bool
+    _loop: "VirtualLoop"
+    _when: float
 
     def _run(self) -> None:
+        # It counts as due a little too early: whoever looks at the time finds that it has come, or waits again for it.
+        self._loop.reach(self._when)
         freezer = self._context.get(_FREEZER)
         if freezer is not None and freezer.frozen:
             freezer.parked.append(self)
@@ -94,6 +98,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
         return self._jumping.time
+
+    def reach(self, moment: float) -> None:
+        """It is that moment, if it was not yet."""
+        self._jumping.time = max(self._jumping.time, moment)
 
     # asyncio's own two places in which a handle is made, with ours in its place.
 

@@ -99,6 +99,22 @@ def test_a_program_that_waits_for_nothing_is_told_so_instead_of_hanging() -> Non
         run_simulated(wait())
 
 
+def test_several_that_wait_for_a_moment_so_near_that_it_counts_as_now_see_it_come() -> None:
+    @simulated
+    async def play() -> None:
+        async def wait(moment: float, rounds: int) -> None:
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            while now() < moment:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(moment):
+                        await asyncio.Event().wait()
+
+        await asyncio.gather(*(wait(1e-7, rounds) for rounds in range(4)))
+
+    play()
+
+
 def test_the_same_program_takes_the_same_steps() -> None:
     def play() -> list[tuple[str, str]]:
         @simulated
