@@ -145,7 +145,8 @@ def report(record: Record, failures: list[str], seconds: float, options: argpars
     print(f"\n{json.dumps(told)}")
     print(
         f"{record.steps} steps in {record.runs} runs: {record.jobs} Jobs, {record.attempts} attempts, "
-        f"{record.actions} actions, {told['faults_injected']} faults, {record.violations} violations, {seconds:.0f} s"
+        f"{record.actions} actions, {told['faults_injected']} faults, {record.violations} violations, {seconds:.0f} s, "
+        f"{record.cpu_seconds:.0f} s of the processor"
     )
     if options.json is not None:
         options.json.write_text(json.dumps(told, indent=2) + "\n")

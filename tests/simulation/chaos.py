@@ -11,7 +11,7 @@ from collections import Counter
 from contextlib import suppress
 
 from questline_operator.core.states import REASON_DELAY_SECONDS
-from questline_operator.shell.api import JOBS, LEASES
+from questline_operator.shell.api import JOBS, LEASES, Object
 from tests.simulation import chaos_people
 from tests.simulation.chaos_faults import UNREAD_ROLES, Breakage
 from tests.simulation.chaos_people import People
@@ -49,13 +49,13 @@ class Life:
         self.actions = 0
         self._errors: list[str] = []
         self._living: asyncio.Task[list[str]] | None = None
-        starts = random.Random(plan.seed)
+        self._starts = random.Random(plan.seed)
         self.cluster = ReplicatedCluster(
             plan,
             self._note,
             behaviours={"work": self._work, "": self._work},
             seed=plan.seed,
-            start_seconds=lambda pod: starts.uniform(0.3, 1.5),
+            start_seconds=self._start_seconds,
             notice_seconds=plan.notice,
             nodes=3,
         )
@@ -67,6 +67,10 @@ class Life:
         self._tasks = Tasks(self._scene)
         self._people = People(self._scene, self._tasks)
         self._breakage = Breakage(self._scene)
+
+    def _start_seconds(self, pod: Object) -> float:
+        slow = self.plan.slow_starts and self._starts.randrange(self.plan.slow_starts) == 0
+        return self._starts.uniform(8.0, 20.0) if slow else self._starts.uniform(0.3, 1.5)
 
     @property
     def faults(self) -> Counter[str]:
@@ -92,8 +96,12 @@ class Life:
                     await self._do(deed)
                 await asyncio.sleep(self.plan.rest)
                 await self._mend()
-                with suppress(AssertionError):  # the judge says what of it is wrong
-                    await self.cluster.until(self._settled, seconds=SETTLING_SECONDS)
+                await self._settle()
+                if self._people.kept:
+                    self.judge.judge_kept()
+                    self._note("all are let go")
+                    self._people.let_all_go()
+                    await self._settle()
                 waiting = any(self.judge.waits(raw) for raw in self.cluster.server.store.peek_all(JOBS))
                 # Those that wait for a Job that is gone are yet told so.
                 await asyncio.sleep(IDLE_SECONDS + (2 * REASON_DELAY_SECONDS if waiting else 0.0))
@@ -108,6 +116,11 @@ class Life:
             logging.getLogger("questline_operator").removeHandler(catcher)
         self._breakage.count()
         return verdict + self._errors
+
+    async def _settle(self) -> None:
+        """Until all have come to rest; where they do not, the judge says what of it is wrong."""
+        with suppress(AssertionError):
+            await self.cluster.until(self._settled, seconds=SETTLING_SECONDS)
 
     def _writes(self) -> int:
         """What operators wrote, but for what retention deletes, and the counts of queues, which change by that."""
@@ -170,6 +183,8 @@ class Life:
         await self.cluster.apply(a_queue("later", concurrency=3))
         people.set_queues(paused=False)
         people.resume_jobs()
+        if self.plan.let_go:
+            people.let_all_go()
         if people.schedules:
             await self._see_ticks()
 
@@ -184,7 +199,8 @@ class Life:
         people.set_schedules(suspend=True)
 
     def _settled(self) -> bool:
-        return all(self.judge.is_at_rest(raw) for raw in self.cluster.server.store.peek_all(JOBS))
+        jobs = self.cluster.server.store.peek_all(JOBS)
+        return not self.judge.slots.live_pods and all(self.judge.is_at_rest(raw) for raw in jobs)
 
 
 def live(plan: Plan) -> tuple[Life, list[str]]:

@@ -77,9 +77,10 @@ class Breakage:
             replica.mend()
 
     def count(self) -> None:
-        """Add to the faults what has hit a request."""
+        """Add to the faults what has hit a request, or the nodes did by themselves."""
         for kind, fault in self._troubles:
             self.faults[kind] += fault.hits
+        self.faults["attempt past its time-out"] += self.cluster.kubelet.cut_off
         self.faults["refused by the fence"] += self.cluster.fence.refused
 
     def _take(self, deed: TakePod | LoseNode) -> bool:

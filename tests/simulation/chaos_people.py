@@ -7,7 +7,7 @@ from questline_operator.core.records import Job
 from questline_operator.core.states import State
 from questline_operator.shell.api import JOBS, QUEUES, SCHEDULES, WORKERS, Object, Resource
 from tests.simulation.chaos_scene import Scene
-from tests.simulation.chaos_tasks import Tasks, unique
+from tests.simulation.chaos_tasks import Tasks, limits, unique
 from tests.simulation.clock import START
 from tests.simulation.cluster import NAMESPACE, a_job, a_queue, a_schedule
 from tests.simulation.plan import (
@@ -30,6 +30,8 @@ from tests.simulation.plan import (
 )
 
 MINUTE = 60.0
+FINALIZER = "example.com/audit"
+"""What people put on a Job that is not to go before they have looked at it."""
 Deed = Ask | EditJob | DeleteJob | EditQueue | EditWorker | MakeSchedule | EditSchedule | DeleteSchedule | AwaitTick
 """What people do."""
 
@@ -46,10 +48,17 @@ class People:
         """The Job that was deleted or changed last."""
 
     async def make_queues(self) -> None:
-        """Those that there are from the beginning."""
+        """Those that there are from the beginning; and what the Worker is as."""
         plan = self._scene.plan
+        self._set(WORKERS, "default", startTimeoutSeconds=plan.start_timeout)
         for name, concurrency, priority in zip(("narrow", "wide"), plan.concurrency, plan.priorities, strict=True):
-            await self._scene.cluster.apply(a_queue(name, concurrency=concurrency, priority=priority))
+            defaults: Object = {}
+            if name == "wide" and plan.timeout is not None:
+                defaults["timeoutSeconds"] = plan.timeout
+            if name == "wide" and plan.pod_ttls is not None:
+                defaults["podTTLSeconds"], defaults["failedPodTTLSeconds"] = plan.pod_ttls
+            spec = {"concurrency": concurrency, "priority": priority, **({"defaults": defaults} if defaults else {})}
+            await self._scene.cluster.apply(a_queue(name, **spec))
         await self._scene.cluster.apply(
             a_queue("keyed", concurrency=4, perKeyConcurrency=plan.per_key),
             a_queue("rated", concurrency=4, rateLimit=_rate(plan.rate)),
@@ -85,9 +94,9 @@ class People:
         name = f"job-{len(self._asked):02}"
         spec: Object = {
             "queue": ask.queue,
-            "maxAttempts": ask.max_attempts,
             "backoff": {"baseSeconds": ask.base_seconds},
             "priority": ask.priority,
+            **limits(ask),
         }
         if ask.command:
             spec |= {"command": ["load"], "image": "load:1"}
@@ -110,12 +119,13 @@ class People:
             }
         if ask.suspend:
             spec["suspend"] = True
-        if ask.ttl is not None:
-            spec["ttlSecondsAfterFinished"] = ask.ttl
         if ask.run_at:
             spec["runAt"] = self._store.timestamp(ask.run_at)
         self._tasks.scripts_of[name] = ask.scripts
-        self._store.create(JOBS, NAMESPACE, a_job(name, **spec))
+        manifest = a_job(name, **spec)
+        if ask.kept:
+            manifest["metadata"]["finalizers"] = [FINALIZER]
+        self._store.create(JOBS, NAMESPACE, manifest)
 
     def _edit_job(self, deed: EditJob | DeleteJob) -> bool:
         jobs = self._jobs_of(deed)
@@ -125,10 +135,11 @@ class People:
         self._last = job.name
         self._scene.note(f"  it is {job.name}, {job.state}")
         if isinstance(deed, DeleteJob):
-            self._scene.faults["Job deleted"] += 1
             self._scene.judge.deleted_by_hand.add(job.uid)
             self._store.delete(JOBS, NAMESPACE, job.name)
-            if deed.anew and job.parent is None and job.tick is None:
+            kept = self._store.peek(JOBS, NAMESPACE, job.name) is not None
+            self._scene.faults["Job deleted, and kept by a finalizer" if kept else "Job deleted"] += 1
+            if deed.anew and job.parent is None and job.tick is None and not kept:
                 spec = {**job.spec, "queue": "narrow" if job.queue == "wide" else "wide"}
                 self._store.create(JOBS, NAMESPACE, a_job(job.name, **spec))
             return True
@@ -145,7 +156,31 @@ class People:
                 self._set(JOBS, job.name, cancel=True)
             case "suspend" | "resume":
                 self._set(JOBS, job.name, suspend=deed.what == "suspend")
+            case "keep":
+                if not job.deleting:
+                    self._keep(job.name)
+            case "let go":
+                self._let_go(job.name)
         return True
+
+    def _keep(self, name: str) -> None:
+        operations = [{"op": "add", "path": "/metadata/finalizers", "value": [FINALIZER]}]
+        self._store.patch(JOBS, NAMESPACE, name, operations)
+
+    def _let_go(self, name: str) -> None:
+        """One that is being deleted is gone then."""
+        if "finalizers" in self._store.get(JOBS, NAMESPACE, name)["metadata"]:
+            self._store.patch(JOBS, NAMESPACE, name, [{"op": "remove", "path": "/metadata/finalizers"}])
+
+    @property
+    def kept(self) -> list[Job]:
+        """The Jobs that are being deleted and that a finalizer keeps."""
+        return [job for job in self._scene.cluster.jobs() if job.deleting]
+
+    def let_all_go(self) -> None:
+        """No finalizer keeps any of them."""
+        for job in self._scene.cluster.jobs():
+            self._let_go(job.name)
 
     def _jobs_of(self, deed: EditJob | DeleteJob) -> list[Job]:
         """Those that it may be about, in the order in which its number counts them."""
@@ -160,6 +195,9 @@ class People:
             "running": lambda job: job.active,
             "grouped": lambda job: job.group is not None and not job.terminal,
             "parent": lambda job: job.uid in parents,
+            "unique": lambda job: job.unique is not None and not job.terminal,
+            "tick": lambda job: job.tick is not None and not job.terminal,
+            "kept": lambda job: job.deleting,
         }
         return [job for job in jobs if meant[deed.of](job)] or jobs
 
@@ -214,6 +252,13 @@ class People:
             value = _rate(deed.value)
         elif deed.what == "perKeyConcurrency":
             value = deed.value or None
+        elif deed.what in ("timeoutSeconds", "maxAttempts"):
+            defaults = {**self._store.get(QUEUES, NAMESPACE, deed.queue)["spec"].get("defaults", {})}
+            defaults.pop(deed.what, None)
+            if deed.value:
+                defaults[deed.what] = deed.value
+            self._set(QUEUES, deed.queue, defaults=defaults or None)
+            return
         self._set(QUEUES, deed.queue, **{deed.what: value})
 
     def limit_again(self) -> None:
@@ -245,9 +290,8 @@ class People:
     def _make_schedule(self, deed: MakeSchedule) -> bool:
         if deed.name in self.schedules:
             return False
-        job: Object = {"task": "tasks:work", "queue": deed.queue, "args": {"scripts": list(deed.scripts)}}
-        if deed.ttl is not None:
-            job["ttlSecondsAfterFinished"] = deed.ttl
+        args = {"scripts": list(deed.scripts)}
+        job: Object = {"task": "tasks:work", "queue": deed.queue, "args": args, **limits(deed)}
         manifest = a_schedule(
             deed.name,
             CRONS[deed.cron],

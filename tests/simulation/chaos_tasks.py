@@ -1,11 +1,14 @@
 """What the code of attempts does in a life: the scripts of its plan, played through the simulation's SDK."""
 
+import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from questline_operator.shell.api import ApiError
 from tests.simulation.chaos_scene import Scene
-from tests.simulation.plan import Child, Script
+from tests.simulation.plan import Ask, Child, MakeSchedule, Script
 from tests.simulation.sdk import (
     Attempt,
     Ended,
@@ -49,41 +52,48 @@ class Tasks:
         numbers = self.scripts_of.get(attempt.job) or attempt.args.get("scripts") or (0,)
         scripts = self._scene.plan.scripts
         script = scripts[numbers[(attempt.number - 1) % len(numbers)] % len(scripts)]
-        attempt.handles_sigterm = script.deaf
+        attempt.handles_sigterm = script.deaf or script.obeys
         self._scene.judge.see_inputs(attempt.payload["job"]["uid"], attempt.inputs)
-        await attempt.work(script.work)
+        if script.obeys:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(attempt.stopping.wait(), script.work)
+        else:
+            await attempt.work(script.work)
+        if script.obeys and attempt.stopping.is_set():
+            return exits(0)
+        try:
+            await self._enqueue_children(attempt, script)
+        except (ApiError, FateUnknownError) as error:
+            self.told[attempt.pod_uid] = "Failed"
+            return failed(str(error), error=type(error).__name__) if attempt.task else exits(1)
         if not attempt.task:
             code = 0 if script.end == "succeeded" or attempt.number > LAST_SCRIPTED_ATTEMPT else 3
             self.told[attempt.pod_uid] = "Failed" if code else "Succeeded"
             return exits(code, '{"rows": 3}')
-        depth = attempt.payload["job"]["depth"]
-        if depth < len(CHILDREN):
-            try:
-                last = attempt.job
-                for child in script.children[: CHILDREN[depth]]:
-                    last = await self._enqueue(attempt, child, last)
-            except (ApiError, FateUnknownError) as error:
-                self.told[attempt.pod_uid] = "Failed"
-                return failed(str(error), error=type(error).__name__)
-            if script.stray:
-                attempt.enqueue_unseen("tasks:work", args={"scripts": [0]})
         return self._end(attempt, script)
+
+    async def _enqueue_children(self, attempt: Attempt, script: Script) -> None:
+        depth = attempt.payload["job"]["depth"]
+        if depth >= len(CHILDREN):
+            return
+        last = attempt.job
+        for child in script.children[: CHILDREN[depth]]:
+            last = await self._enqueue(attempt, child, last)
+        if script.stray and attempt.task:
+            attempt.enqueue_unseen("tasks:work", args={"scripts": [0]})
 
     async def _enqueue(self, attempt: Attempt, child: Child, last: str) -> str:
         await attempt.work(child.pause)
-        spec: dict[str, Any] = {} if child.key is None else {"key": child.key}
+        spec = limits(child) if child.key is None else {**limits(child), "key": child.key}
         if child.after:
             spec["after"] = [_dependency(one, attempt, last) for one in child.after]
             spec["afterPolicy"] = "Finished" if child.finished else "Succeeded"
-        if child.ttl is not None:
-            spec["ttlSecondsAfterFinished"] = child.ttl
         return await attempt.enqueue(
             "tasks:work",
             unique=unique(child.unique),
             staged=child.staged,
             group=child.group,
             queue=child.queue,
-            maxAttempts=child.max_attempts,
             args={"scripts": list(child.scripts)},
             **spec,
         )
@@ -100,7 +110,7 @@ class Tasks:
         self.told[attempt.pod_uid] = str(ended.outcome["outcome"]) if ended.outcome else "Failed"
         if ended.outcome is not None:
             self._scene.judge.delays[attempt.pod_uid] = ended.outcome.get("delaySeconds")
-        return ended if script.reports else ended.unreported()
+        return replace(ended, reports=script.reports, lingers=script.lingers)
 
 
 def _dependency(text: str, attempt: Attempt, last: str) -> dict[str, str]:
@@ -108,6 +118,16 @@ def _dependency(text: str, attempt: Attempt, last: str) -> dict[str, str]:
     kind, _, which = text.partition(":")
     names = {"last": last, "parent": attempt.job, "root": attempt.payload["job"]["root"], "other": "job-00"}
     return {kind: which if kind == "group" else names[which]}
+
+
+def limits(job: Ask | Child | MakeSchedule) -> dict[str, Any]:
+    """What a spec says of how long a Job may take, how long it is kept, and how often it is tried."""
+    said = {
+        "timeoutSeconds": job.timeout,
+        "ttlSecondsAfterFinished": job.ttl,
+        "maxAttempts": None if isinstance(job, MakeSchedule) else job.max_attempts,
+    }
+    return {field: value for field, value in said.items() if value is not None}
 
 
 def unique(key: str | None) -> dict[str, Any] | None:

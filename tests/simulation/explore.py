@@ -31,6 +31,7 @@ class Record:
         actions: what the plans asked or did.
         faults: how often each kind was injected.
         violations: runs that broke an invariant.
+        cpu_seconds: what the processor took for all of it.
     """
 
     steps: int = 0
@@ -39,6 +40,7 @@ class Record:
     jobs: int = 0
     attempts: int = 0
     violations: int = 0
+    cpu_seconds: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
 
     def add(self, life: Life) -> None:
@@ -60,7 +62,8 @@ class Record:
     def as_json(self) -> dict[str, Any]:
         """The numbers, the faults by kind and in all."""
         faults = dict(sorted(self.faults.items()))
-        return {**vars(self), "faults": faults, "faults_injected": sum(faults.values())}
+        seconds = round(self.cpu_seconds, 1)
+        return {**vars(self), "cpu_seconds": seconds, "faults": faults, "faults_injected": sum(faults.values())}
 
 
 class BrokenError(AssertionError):
@@ -143,11 +146,14 @@ def explore(
         if text in failures:
             raise BrokenError(failures[text])
 
+    began = time.process_time()
     with mock.patch.object(HypothesisProvider, "_maybe_draw_constant", _no_constant):
         try:
             lives()
         except (BrokenError, _ShrunkEnoughError):
             raise BrokenError(failures[min(failures, key=len)]) from None
+        finally:
+            record.cpu_seconds += time.process_time() - began
 
 
 def _no_constant(*args: object, **options: object) -> None:

@@ -18,8 +18,10 @@ from questline_operator.core.times import parse_time
 from questline_operator.shell.api import JOBS, PODS, QUEUES, SCHEDULES, Object
 from tests.simulation.apiserver import ApiServer
 from tests.simulation.clock import START
-from tests.simulation.judge_claims import ClaimJudge, delays_of
+from tests.simulation.judge_claims import ClaimJudge
 from tests.simulation.judge_joins import NEVER_WAS, JoinJudge
+from tests.simulation.judge_outcomes import OutcomeJudge
+from tests.simulation.judge_pods import PodJudge
 from tests.simulation.judge_reruns import Armed, RerunJudge
 from tests.simulation.judge_schedules import ScheduleJudge
 from tests.simulation.judge_slots import SlotJudge
@@ -36,7 +38,6 @@ CALM_CANCEL_SECONDS = 1.0
 """... and so long where they are not."""
 GRACE_SECONDS = 35.0
 """A pod that is told to end has so long for it, until that shows."""
-COUNTED = ("Failed", "Retry", "Fatal")
 
 
 class Judge:
@@ -74,28 +75,33 @@ class Judge:
         """When each Job was created, in virtual seconds; when it was last seen to end; when it was deleted."""
         self.ended_at: dict[str, float] = {}
         self.gone_at: dict[str, float] = {}
+        self.kept_since: dict[str, float] = {}
+        """When the deletion was asked for of each Job that a finalizer has kept then."""
         self.armed: dict[str, Armed] = {}
         """When each Job was last made to run again."""
         self.children_of: defaultdict[str, list[str]] = defaultdict(list)
         """UIDs by the parent's UID, in the order of their creation."""
         self.totals: dict[tuple[str, int], float] = {}
         self.succeeded_at: dict[tuple[str, int], float] = {}
-        """How many children an attempt that succeeded has reported, and when its success was written."""
+        """How many children an attempt that succeeded has reported, infinity where it told none, as a command; and when
+        its success was written."""
         self.born_in_rerun: set[str] = set()
         """Children of Jobs that had ended before."""
         self.slots = SlotJudge(self, max_running_pods)
         self.joins = JoinJudge(self)
         self.reruns = RerunJudge(self)
         self.schedules = ScheduleJudge(self)
+        self.outcomes = OutcomeJudge(self)
+        self.pods = PodJudge(self)
         self._claims = ClaimJudge(self)
         self._status_writes: Counter[str] = Counter()
         self._edits: Counter[str] = Counter()
         self._arms: Counter[str] = Counter()
-        self._successes: Counter[str] = Counter()
         self._canceled_at: dict[str, float] = {}
         self._taken_back_at: dict[str, float] = {}
         self._told: Mapping[str, str] = {}
         server.store.observers.append(self._see)
+        server.store.admission.append(self.pods.review)
 
     def _see(self, change: Change) -> None:
         try:
@@ -118,7 +124,8 @@ class Judge:
             self.schedules.see_schedule(change)
         elif change.resource == PODS and LABEL_JOB in change.object["metadata"].get("labels", {}):
             self._see_pod(change)
-        self._claims.judge_promptness()
+        for part in (self._claims, self.outcomes, self.pods):
+            part.judge_promptness()
 
     def broken(self, rule: int | str, what: str) -> None:
         """Note what was broken: an invariant by its number, or a rule in words."""
@@ -221,8 +228,20 @@ class Judge:
         """Whether it has not ended."""
         return raw["status"]["state"] not in TERMINAL
 
+    def is_parked(self, raw: Object) -> bool:
+        """Whether it waits and will not run: a finalizer keeps it, and its deletion was asked for."""
+        return raw["status"]["state"] == "Waiting" and "deletionTimestamp" in raw["metadata"]
+
+    def is_long_parked(self, raw: Object) -> bool:
+        """Whether that was so for long enough for every operator to know."""
+        since = self.kept_since.get(raw["metadata"]["uid"], float("inf"))
+        return self.is_parked(raw) and max(since, self.changed_at[raw["metadata"]["uid"]]) < self.late_since
+
     def is_at_rest(self, raw: Object) -> bool:
-        """Whether it has ended and is not to run again, or may wait for ever for a Job that is missing."""
+        """Whether it has ended and is not to run again, or may wait for ever: a finalizer keeps it, or a Job is missing
+        for which it waits."""
+        if self.is_parked(raw):
+            return True
         if self.waits(raw):
             return self.joins.waits_for_a_missing_job(raw)
         return not self.reruns.is_due(raw)
@@ -243,10 +262,14 @@ class Judge:
             self.alive.pop(uid, None)
             self.gone_at[uid] = self.now
             self.slots.release(uid)
-            if uid not in self.deleted_by_hand:
+            if uid not in self.deleted_by_hand | self.kept_since.keys():
                 self._see_retention(raw)
             return
         self.alive[uid] = None
+        if "deletionTimestamp" in meta and uid not in self.kept_since:
+            self.kept_since[uid] = self.now
+            if uid not in self.deleted_by_hand:
+                self._see_retention(raw)
         old, new = before.get("status", {}), status
         self.changed_at[uid] = self.now
         if not before:
@@ -255,7 +278,6 @@ class Judge:
         self.reruns.see_job(uid, raw, before)
         if new["state"] in TERMINAL and old.get("state") not in TERMINAL:
             self.ended_at[uid] = self.now
-            self._successes[uid] += new["state"] == "Succeeded"
         self._arms[uid] += old.get("state") in TERMINAL and new["state"] == "Waiting"
         for number in set(new.get("succeededAttempts", ())) - set(old.get("succeededAttempts", ())):
             self.totals[uid, number] = new.get("children", {}).get("total", math.inf)  # a command counts none
@@ -275,11 +297,7 @@ class Judge:
             self._claims.judge_skip(raw)
         if old.get("state") != new["state"] == "Canceled":
             self._see_canceled(raw)
-        if old.get("state") in ACTIVE and new["state"] == "Waiting" and new.get("attempts"):
-            self._see_backoff(raw, old)
-        for entry in status.get("attempts", ()):
-            self.attempts[uid].setdefault(entry["number"], entry)
-        self._judge_counts(uid, raw)
+        self.outcomes.see_job(uid, raw, before)
         self.slots.see_job(uid, raw, old)
 
     def _see_created(self, uid: str, raw: Object) -> None:
@@ -310,34 +328,25 @@ class Judge:
         name, reason = raw["metadata"]["name"], raw["status"]["reason"]
         if raw["spec"].get("cancel") or reason == "Raised":
             return
-        if reason == "Replaced":
-            true = self.schedules.was_replaced(raw)
-        else:
-            true = any(self._was_canceled(self.jobs[uid]) for uid in self.ancestors(raw) if uid in self.jobs)
+        true = self.schedules.was_replaced(raw) if reason == "Replaced" else self.was_canceled_lately(raw)
         if not true and not self._was_canceled(raw):
             self.broken(9, f"{name} is Canceled ({reason}), and nobody has asked for it")
+
+    def was_canceled_lately(self, raw: Object) -> bool:
+        """Whether it or one above it is canceled or replaced, or was lately."""
+        above = [self.jobs[uid] for uid in self.ancestors(raw) if uid in self.jobs]
+        return any(self._was_canceled(one) for one in (raw, *above))
 
     def _was_canceled(self, one: Object) -> bool:
         """Whether it is canceled or replaced, or was lately."""
         uid, armed = one["metadata"]["uid"], self.armed.get(one["metadata"]["uid"])
         return (
             one["spec"].get("cancel")
-            or self._taken_back_at.get(uid, 0.0) > self.late_since
+            or self._taken_back_at.get(uid, -math.inf) > self.late_since
             or one["status"]["state"] == "Canceled"
             or (armed is not None and armed.at > self.late_since and armed.before["status"]["state"] == "Canceled")
             or self.schedules.was_replaced(one)
         )
-
-    def _see_backoff(self, raw: Object, old: Object) -> None:
-        status, entry = raw["status"], raw["status"]["attempts"][-1]
-        if entry in old.get("attempts", ()) or status["reason"] == "PodRejected":
-            return
-        asked = self.delays.get(entry.get("podUID", ""))
-        least, most = delays_of(raw, entry["outcome"], status.get("failures", 0), status.get("disruptions", 0), asked)
-        delay = parse_time(status["nextAttemptAt"]) - parse_time(entry["finishedAt"])
-        if not least - 0.001 <= delay <= most + 0.001:
-            name, told = raw["metadata"]["name"], entry["outcome"]
-            self.broken("backoff", f"{name} waits {delay:g} s after {told}, not {least:g} to {most:g}")
 
     def _see_retention(self, raw: Object) -> None:
         if raw["status"]["state"] not in TERMINAL:
@@ -372,6 +381,8 @@ class Judge:
         elif pod.name in self.slots.live_pods and (change.type == "DELETED" or not pod.live):
             self._see_end(pod)
         self.slots.see_pod(pod, change)
+        self.outcomes.see_pod(change.object, gone=change.type == "DELETED")
+        self.pods.see_pod(pod, change)
         others = [one.name for one in self.slots.live_pods.values() if one.owner_uid == pod.owner_uid]
         if len(others) > 1 and change.type == "ADDED":
             self.broken(2, f"{pod.job} has the live pods {sorted(others)}")
@@ -381,6 +392,9 @@ class Judge:
         if job is None:
             self.broken(8, f"pod {pod.name} is of no Job that ever was")
             return
+        since = self.kept_since.get(pod.owner_uid, float("inf"))
+        if self.now > since + (CALM_CANCEL_SECONDS if since >= self.calm_since else CANCEL_SECONDS):
+            self.broken("nothing starts of a Job that is to go", f"{pod.name} was created")
         run_again = self.is_run_again(job)
         for one in (job, *self.living_ancestors(job)):
             uid = one["metadata"]["uid"]
@@ -423,12 +437,19 @@ class Judge:
         self._told = told
         self._judge_ends()
         self._judge_runs(runs)
-        for uid, job in self.jobs.items():
-            self._judge_outcome(uid, job)
+        self.outcomes.verdict(told)
         self._judge_children(runs)
         for part in (self._claims, self.joins, self.reruns, self.schedules, self.slots):
             part.verdict()
         return self.violations
+
+    def judge_kept(self) -> None:
+        """Of those that a finalizer keeps nothing runs any more, none holds a slot, and none holds up another that does
+        not wait for it by name."""
+        for raw in (self.jobs[uid] for uid in self.alive):
+            if not self.is_at_rest(raw):
+                state, reason = raw["status"]["state"], raw["status"].get("reason")
+                self.broken(1, f"{raw['metadata']['name']} is {state} ({reason}) for as long as others are kept")
 
     def _judge_ends(self) -> None:
         for uid in self.alive:
@@ -459,33 +480,6 @@ class Judge:
                     self.broken(2, f"{job}: attempts {first.attempt} and {second.attempt} ran at once")
                 if first.attempt >= second.attempt:
                     self.broken(12, f"{job}: attempt {first.attempt} ran before attempt {second.attempt}")
-
-    def _judge_outcome(self, uid: str, job: Object) -> None:
-        """8 and 11: what the status says of an attempt is what its container did, and nothing else counts."""
-        status, name, entries = job["status"], job["metadata"]["name"], self.attempts[uid]
-        for number, entry in entries.items():
-            told = self._told.get(entry.get("podUID", ""), "was killed")
-            if entry["outcome"] == "Succeeded" and told != "Succeeded":
-                self.broken(8, f"attempt {number} of {name} counts as Succeeded, but its container {told}")
-            result = status.get("result")
-            by = result.get("by") if isinstance(result, dict) else None
-            is_last = entry["outcome"] == "Succeeded" and number == max(status["succeededAttempts"])
-            if is_last and by not in (None, entry["podUID"]):
-                self.broken(8, f"{name} has the result of {by}, not of {entry['podUID']}")
-            if entry["outcome"] in COUNTED and told not in COUNTED:
-                self.broken(11, f"attempt {number} of {name} counts as {entry['outcome']}, but its container {told}")
-
-    def _judge_counts(self, uid: str, job: Object) -> None:
-        """8 and 11: what the status counts is what its attempts came to."""
-        status, name, entries = job["status"], job["metadata"]["name"], self.attempts[uid]
-        armed = self.armed_attempt(uid)
-        counted = [n for n, entry in entries.items() if n > armed and entry["outcome"] in COUNTED]
-        if status.get("failures", 0) != len(counted):
-            self.broken(11, f"{name} has {status.get('failures', 0)} failures, but attempts {counted} failed")
-        succeeded = [number for number, entry in entries.items() if entry["outcome"] == "Succeeded"]
-        once = any(number > armed for number in succeeded) == (status["state"] == "Succeeded")
-        if succeeded != list(status.get("succeededAttempts", ())) or len(succeeded) != self._successes[uid] or not once:
-            self.broken(8, f"{name} is {status['state']}, but attempts {succeeded} succeeded")
 
     def _judge_children(self, runs: list[Run]) -> None:
         """5: a staged child runs only if its parent's container truly succeeded."""

@@ -8,7 +8,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from questline_operator.core.records import ANNOTATION_REPLACES
-from questline_operator.core.states import TERMINAL
+from questline_operator.core.states import ACTIVE, TERMINAL
 from questline_operator.core.times import parse_time
 from questline_operator.shell.api import Object
 from tests.simulation.clock import START
@@ -69,6 +69,8 @@ class ClaimJudge:
         """A Job was claimed: nothing that it names may have held it back."""
         judge, spec, name = self._judge, raw["spec"], raw["metadata"]["name"]
         queue, now = spec.get("queue", "default"), self._judge.now
+        if "deletionTimestamp" in raw["metadata"]:
+            judge.broken("nothing starts of a Job that is to go", f"{name} was claimed")
         if self._suspended_at.get(uid, now) < judge.late_since:
             judge.broken("a suspended Job waits", f"{name} was claimed")
         if self._paused_at.get(queue, now) < judge.late_since:
@@ -133,6 +135,7 @@ class ClaimJudge:
             and not {"attempt", "nextAttemptAt"} & status.keys()
             and not {"parent", "after", "unique", "runAt", "cancel"} & spec.keys()
             and not spec.get("suspend")
+            and not self._judge.is_parked(raw)
             and self._judge.changed_at[raw["metadata"]["uid"]] < self._judge.late_since
             and in_force(queue, "paused") in ([None], [False])
             and in_force(queue, "rateLimit") == [None]
@@ -148,7 +151,8 @@ class ClaimJudge:
         if key is None:
             return
         for other in self._rivals[key]:
-            if other in self._judge.deleted_by_hand:
+            runs = other in self._judge.alive and self._judge.jobs[other]["status"]["state"] in ACTIVE
+            if other in self._judge.deleted_by_hand and not runs:
                 continue
             why = self._why_duplicate(raw, self._judge.jobs[other])
             if why and not self._went_first(raw, other):
@@ -223,6 +227,7 @@ class ClaimJudge:
         for uid in self._rivals[key] if key is not None else ():
             other = judge.jobs[uid]
             runs = uid in judge.alive and judge.waits(other) and judge.is_claimed_in_its_run(other)
+            runs = runs and not judge.is_parked(other)
             if self._went_first(raw, uid):
                 continue  # one of a window that has passed need not wait, and its claim was applied first
             if runs and uid not in judge.ancestors(raw) | {raw["metadata"]["uid"]} and not self._has_told(other):
@@ -273,6 +278,8 @@ class ClaimJudge:
     def _is_duplicate_of(self, raw: Object, winner: Object) -> bool:
         if unique_key(winner) != unique_key(raw) or winner["status"].get("attempt", 0) < 1:
             return False
+        if self._judge.is_long_parked(winner) and raw["spec"]["unique"].get("scope") != "Window":
+            return False  # it runs no more; for its window it was the one all the same
         if winner["metadata"]["uid"] in self._judge.deleted_by_hand:
             return True
         # By the order of the writes, or by the times that stand in the records, which clocks may have set apart.

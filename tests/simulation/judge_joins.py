@@ -276,7 +276,8 @@ class JoinJudge:
     # The end
 
     def waits_for_a_missing_job(self, job: Object) -> bool:
-        """Whether a Job that it waits for does not exist, or itself waits so: it may wait for ever."""
+        """Whether a Job that it waits for does not exist, or will not run since a finalizer alone keeps it, or itself
+        waits so: it may wait for ever."""
         judge = self._judge
         stack, seen = [job], {job["metadata"]["uid"]}
         while stack:
@@ -290,6 +291,8 @@ class JoinJudge:
                 for member in self.members(one, kind, name):
                     original = self._original(member, alive=True)
                     uid = original["metadata"]["uid"]
+                    if judge.is_parked(original):
+                        return True
                     if original["status"]["state"] not in TERMINAL and uid not in seen:
                         seen.add(uid)
                         stack.append(original)

@@ -42,6 +42,8 @@ class RerunJudge:
 
     def _judge_arm(self, raw: Object, before: Object) -> None:
         judge, old, new = self._judge, before["status"], raw["status"]
+        if "deletionTimestamp" in raw["metadata"]:
+            judge.broken("nothing starts of a Job that is to go", f"{raw['metadata']['name']} runs again")
         name, asked = raw["metadata"]["name"], new.get("observedRerun", 0) > old.get("observedRerun", 0)
         if asked and new["observedRerun"] > raw["spec"].get("rerun", 0):
             judge.broken(7, f"{name} ran again for rerun {new['observedRerun']}, which nobody has asked for")
@@ -57,7 +59,9 @@ class RerunJudge:
             going = [
                 one["metadata"]["name"]
                 for one in below
-                if one["status"]["state"] not in TERMINAL and judge.unfinished_since(one) < judge.late_since
+                if one["status"]["state"] not in TERMINAL
+                and not judge.is_parked(one)
+                and judge.unfinished_since(one) < judge.late_since
             ]
             if going:
                 judge.broken(9, f"{name} runs again before its cancel has reached {going}")
@@ -84,7 +88,8 @@ class RerunJudge:
         """Whether it has ended, is to run again, and nothing keeps it from that."""
         status = raw["status"]
         raised = raw["spec"].get("rerun", 0) > status.get("observedRerun", 0)
-        return status["state"] in TERMINAL and raised and not self._judge.is_canceled(raw)
+        is_kept = "deletionTimestamp" in raw["metadata"]
+        return status["state"] in TERMINAL and raised and not is_kept and not self._judge.is_canceled(raw)
 
     def verdict(self) -> None:
         """Every rerun that was asked for was acted on."""

@@ -182,6 +182,7 @@ class ScheduleJudge:
             for one in jobs
             if one["status"]["state"] not in TERMINAL
             and judge.may_run(one)
+            and not judge.is_parked(one)
             and not judge.is_lately_armed(one)
             and one["metadata"]["uid"] not in judge.born_in_rerun
         ]

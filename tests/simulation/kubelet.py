@@ -62,6 +62,7 @@ class Kubelet:
 
     Attributes:
         runs: every container that ever started, in that order.
+        cut_off: how many pods were stopped at their deadline.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Kubelet:
         self._pods: dict[str, _PodWorker] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.runs: list[Run] = []
+        self.cut_off = 0
 
     async def __aenter__(self) -> Self:
         self._server.store.observers.append(self._observe)
@@ -185,6 +187,7 @@ class Kubelet:
             worker.fail(obstacle.reason, obstacle.message)
             return
         worker.waiting("ContainerCreating", "")
+        worker.hold_to_deadline()
         seconds = self._start_seconds(worker.pod) if callable(self._start_seconds) else self._start_seconds
         await worker.until_terminated(asyncio.sleep(seconds))
         if obstacle is not None:
@@ -210,6 +213,7 @@ class _PodWorker:
         self._server = server
         self._status: dict[str, Any] = {"phase": "Pending", "qosClass": "BestEffort", "conditions": []}
         self._grace = 0.0
+        self._deadline: asyncio.TimerHandle | None = None
         self._stop = asyncio.Event()
 
     # What comes from outside
@@ -228,8 +232,23 @@ class _PodWorker:
                 self._status["conditions"].append(_disruption(disruption))
             self._stop.set()
 
+    def hold_to_deadline(self) -> None:
+        """From here on, its start included, it may take as long as its activeDeadlineSeconds say."""
+        seconds = self.pod["spec"].get("activeDeadlineSeconds")
+        if seconds is not None:
+            self._deadline = asyncio.get_running_loop().call_later(seconds, self._cut_off)
+
+    def _cut_off(self) -> None:
+        self._kubelet.cut_off += 1
+        self.kill("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")
+
+    def _forget_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+
     def lose(self) -> None:
         """It is gone from the API, or its node is: nothing runs and nothing is written any more."""
+        self._forget_deadline()
         if self.task is not None and self.task is not asyncio.current_task():
             self.task.cancel()
 
@@ -317,22 +336,13 @@ class _PodWorker:
     # Within
 
     async def _contain(self, behave: Behaviour) -> Ended:
-        """The container's processes, held to the pod's deadline and stopped with its grace."""
+        """The container's processes, stopped with the pod's grace."""
         meta, spec = self.pod["metadata"], self.pod["spec"]
         payload = json.loads(meta.get("annotations", {}).get(ANNOTATION_PAYLOAD, "null"))
         if payload is None:
             payload = {"job": {"name": meta["name"]}, "attempt": 1, "args": {}}
         attempt = Attempt(self._server.client(f"pod/{meta['name']}/{meta['uid']}"), self.pod, payload)
         process = asyncio.ensure_future(_process(behave, attempt))
-        deadline = spec.get("activeDeadlineSeconds")
-        timer = None
-        if deadline is not None:
-            timer = asyncio.get_running_loop().call_later(
-                deadline,
-                self.kill,
-                "DeadlineExceeded",
-                "Pod was active on the node longer than the specified deadline",
-            )
         stopping = asyncio.ensure_future(self._stop.wait())
         try:
             await asyncio.wait({process, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -347,8 +357,7 @@ class _PodWorker:
         finally:
             process.cancel()
             stopping.cancel()
-            if timer is not None:
-                timer.cancel()
+            self._forget_deadline()
 
     def _condition(self, type_: str, status: str, reason: str = "", message: str = "") -> None:
         condition = {"type": type_, "status": status, "lastTransitionTime": self._now()}
@@ -403,6 +412,7 @@ async def _process(behave: Behaviour, attempt: Attempt) -> Ended:
     attempt.termination_message = compact(envelope)
     if ended.reports:
         await attempt.report(envelope)
+    await attempt.work(ended.lingers)
     return replace(ended, message=attempt.termination_message)
 
 

@@ -21,9 +21,10 @@ CRONS = ("* * * * *", "*/2 * * * *", "0 22-4 * * *")
 OVERLAPS = ("Allow", "Forbid", "Replace")
 CATCH_UPS = (0, 90, 600)
 Who = Literal["leader", "standby"]
-Of = Literal["any", "same", "running", "grouped", "parent"]
+Of = Literal["any", "same", "running", "grouped", "parent", "unique", "tick", "kept"]
 """Which Jobs a deed is about: the one of the deed on Jobs before it, those that run, that have not ended and are of a
-group, or whose children have not ended; any, where there is none of these."""
+group, whose children have not ended, that have not ended and are unique, or of a tick, or that a finalizer keeps; any,
+where there is none of these."""
 
 
 class _Value:
@@ -53,7 +54,8 @@ class Child(_Value):
     group: str | None = None
     after: Sequence[str] = ()
     finished: bool = False
-    max_attempts: int = 1
+    max_attempts: int | None = 1
+    timeout: int | None = None
     ttl: int | None = None
     scripts: Sequence[int] = (0,)
 
@@ -64,7 +66,9 @@ class Script(_Value):
 
     Args:
         reports: whether the SDK writes the outcome to the API before it exits.
+        lingers: for so many seconds the container goes on after that.
         deaf: goes on after SIGTERM.
+        obeys: ends at SIGTERM with exit code 0 and no outcome.
         stray: at last it sends an enqueue that it does not wait for, and that is none of its reported children.
         delay: what a retry or a snooze asks for, in seconds; a retry may leave it to the back-off.
     """
@@ -73,7 +77,9 @@ class Script(_Value):
     end: str = "succeeded"
     children: Sequence[Child] = ()
     reports: bool = True
+    lingers: float = 0.0
     deaf: bool = False
+    obeys: bool = False
     stray: bool = False
     delay: float | None = 2.0
 
@@ -86,13 +92,15 @@ class Ask(_Value):
         after: which of the Jobs asked for by then, itself or the next one, if there will be one.
         tree: waits for their trees.
         run_at: seconds from now.
+        kept: has a finalizer, so that it stays when it is deleted, until somebody lets it go.
     """
 
     pause: float = 0.0
     queue: Queued = "default"
     command: bool = False
     scripts: Sequence[int] = (0,)
-    max_attempts: int = 1
+    max_attempts: int | None = 1
+    timeout: int | None = None
     base_seconds: int = 0
     priority: int = 0
     unique: str | None = None
@@ -104,6 +112,7 @@ class Ask(_Value):
     suspend: bool = False
     ttl: int | None = None
     run_at: int = 0
+    kept: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -111,14 +120,15 @@ class EditJob(_Value):
     """Somebody changes a Job.
 
     Args:
-        what: touch changes nothing that anybody looks at, but its version; rerun takes a cancel back.
+        what: touch changes nothing that anybody looks at, but its version; rerun takes a cancel back; keep puts a
+            finalizer on it, let go takes that away.
         ended: of those that have ended, if there are any; else of the others.
     """
 
     pause: float = 0.0
     job: int = 0
     of: Of = "any"
-    what: Literal["cancel", "suspend", "resume", "priority", "touch", "rerun"] = "touch"
+    what: Literal["cancel", "suspend", "resume", "priority", "touch", "rerun", "keep", "let go"] = "touch"
     value: int = 0
     ended: bool = False
 
@@ -135,11 +145,14 @@ class DeleteJob(_Value):
 
 @dataclass(frozen=True, repr=False)
 class EditQueue(_Value):
-    """Somebody changes a queue. ``value``: the number; which of RATES; whether it is paused; 0 for no limit of keys."""
+    """Somebody changes a queue. ``value``: the number; which of RATES; whether it is paused; 0 for no limit of keys, or
+    for no default of its Jobs."""
 
     pause: float = 0.0
     queue: Edited = "narrow"
-    what: Literal["concurrency", "paused", "perKeyConcurrency", "rateLimit", "priority"] = "concurrency"
+    what: Literal[
+        "concurrency", "paused", "perKeyConcurrency", "rateLimit", "priority", "timeoutSeconds", "maxAttempts"
+    ] = "concurrency"
     value: int = 0
 
 
@@ -155,6 +168,7 @@ class MakeSchedule(_Value):
     suspend: bool = False
     queue: Queued = "default"
     scripts: Sequence[int] = (0,)
+    timeout: int | None = None
     ttl: int | None = None
 
 
@@ -337,7 +351,12 @@ class Plan(_Value):
         per_key: of the queue keyed, how many of a key.
         rate: of the queue rated, which of RATES.
         max_running_pods: the operators' own limit.
+        timeout: the time-out of Jobs of the queue wide that say none.
+        pod_ttls: for how long that queue keeps an ended pod, and the last failed attempt's.
+        start_timeout: seconds within which an attempt has to start.
+        slow_starts: of so many pods one takes longer than ten seconds to start; 0 for none.
         notice: seconds from a container's end to its status, and from that to the pod's phase.
+        let_go: whether Jobs that a finalizer keeps are let go once all is mended; else when nothing happens any more.
         rest: seconds from the last deed to the moment from which everything is mended.
         last: what is asked for when all is mended, before anything that waits goes on.
     """
@@ -350,6 +369,11 @@ class Plan(_Value):
     per_key: int = 1
     rate: int = 1
     max_running_pods: int | None = None
+    timeout: int | None = None
+    pod_ttls: tuple[int, int] | None = None
+    start_timeout: int = 300
+    slow_starts: int = 0
+    let_go: bool = False
     notice: tuple[float, float] = (0.05, 0.05)
     rest: float = 0.0
     last: Sequence[Ask] = ()

@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 _ENDS = ("succeeded",) * 12 + ("failed",) * 4 + ("crashed", "retry", "snoozed", "fatal", "canceled")
 _PAUSES = (0.0, 0.001, 0.003, 0.006, 0.02, 0.1, 0.25, 0.4, 0.6, 0.9, 1.0, 1.3, 1.7, 2.0, 2.5, 3.0, 5.0)
-_WORK = (0.0, 0.1, 0.5, 1.0, 1.0, 2.0, 2.0, 3.0, 4.0, 6.0, 25.0)
+_WORK = (0.0, 0.1, 0.5, 1.0, 1.0, 2.0, 2.0, 3.0, 4.0, 6.0, 12.0, 25.0)
 _indexes = st.integers(0, 15)
 _resources = st.sampled_from(("questjobs", "pods", "pods", None, "questqueues"))
 _who: SearchStrategy[Who] = st.sampled_from(("leader", "leader", "leader", "standby"))
@@ -58,6 +58,7 @@ def _some(strategy: SearchStrategy[T], most: int) -> SearchStrategy[Sequence[T]]
 
 
 _keys = st.sampled_from((None, "k", "k", "l"))
+_timeouts = st.sampled_from((None,) * 9 + (1, 3, 5, 20))
 _finished = st.sampled_from((False, False, True))
 _plain = st.builds(
     Child,
@@ -67,7 +68,8 @@ _plain = st.builds(
     unique=st.sampled_from((None, None, None, "a", "b", "")),
     key=_keys,
     group=st.sampled_from((None, "a")),
-    max_attempts=st.sampled_from((1, 2, 5)),
+    max_attempts=st.sampled_from((1, 2, 5, None)),
+    timeout=_timeouts,
     ttl=st.sampled_from((None, None, None, 0)),
     scripts=_scripts_of,
 )
@@ -107,7 +109,9 @@ _scripts = st.builds(
     end=st.sampled_from(_ENDS),
     children=st.one_of(st.just(()), st.just(()), st.just(()), _some(_plain, 3), _fan_outs, _fan_ins),
     reports=st.sampled_from((True, True, True, True, False)),
+    lingers=st.sampled_from((0.0,) * 12 + (4.0, 20.0, 45.0, 100.0)),
     deaf=st.sampled_from((False, False, True)),
+    obeys=st.sampled_from((False,) * 5 + (True,)),
     stray=st.sampled_from((False,) * 7 + (True,)),
     delay=st.sampled_from((2.0, 0.0, 5.0, None, 12.0)),
 )
@@ -119,7 +123,8 @@ _asks = st.builds(
     ),
     command=st.sampled_from((False,) * 5 + (True,)),
     scripts=_scripts_of,
-    max_attempts=st.sampled_from((1, 3, 5)),
+    max_attempts=st.sampled_from((1, 3, 5, None)),
+    timeout=_timeouts,
     base_seconds=st.sampled_from((0, 1, 2)),
     priority=st.sampled_from((0, 0, 0, 5, -5)),
     unique=st.sampled_from((None, None, None, "a", "b", "a", "b", "")),
@@ -131,6 +136,7 @@ _asks = st.builds(
     suspend=st.sampled_from((False,) * 9 + (True,)),
     ttl=st.sampled_from((None,) * 4 + (0, 1)),
     run_at=st.sampled_from((0,) * 7 + (3, 15)),
+    kept=st.sampled_from((False,) * 11 + (True,)),
 )
 # When all is mended whatever could start has to, and in order.
 _last_asks = st.builds(
@@ -198,6 +204,8 @@ _QUEUE_EDITS = (
     *((queue, "perKeyConcurrency", value) for queue in ("keyed", "keyed", "narrow") for value in range(3)),
     *((queue, "rateLimit", value) for queue in ("rated", "wide") for value in range(len(RATES))),
     *((queue, "priority", value) for queue in ("narrow", "wide") for value in (0, 3)),
+    *(("wide", "timeoutSeconds", value) for value in (0, 2, 5, 20)),
+    *((queue, "maxAttempts", value) for queue in ("narrow", "wide") for value in (0, 1, 2)),
 )
 _queue_edits = st.builds(
     lambda pause, edit: EditQueue(pause, *edit),
@@ -214,12 +222,14 @@ _schedules = st.builds(
     suspend=st.sampled_from((False,) * 7 + (True,)),
     queue=st.sampled_from(("default", "narrow", "wide", "keyed")),
     scripts=st.one_of(st.just((-3,)), st.just((-4,)), st.just((-4,)), _scripts_of),
+    timeout=_timeouts,
     ttl=st.sampled_from((0, None)),
 )
 _LONG = (Script(work=0.5, children=(Child(scripts=(-3,)),)), Script(work=150.0))
 """Scripts of a life with Schedules: a run, or what it has enqueued, that is not over at the next tick."""
 _ticks = st.builds(AwaitTick, offset=st.sampled_from((0.0, 0.004, 0.1, 0.3, 1.0, 2.5, 6.0, -0.5, -3.0)))
-# An operator falls between the writes of a tick, or cannot note that its Job was made until that one is gone.
+# An operator falls between the writes of a tick, or cannot note that its Job was made until that one is gone; or a
+# finalizer keeps the Job of one when the next comes.
 _tick_falls = st.one_of(
     st.builds(
         lambda write, after, down: (AwaitTick(offset=-0.5), Kill(write=write, after=after, down=down)),
@@ -235,6 +245,16 @@ _tick_falls = st.one_of(
         ),
         st.sampled_from(("request", "503")),
         st.sampled_from((8.0, 12.0, 16.0)),
+    ),
+    st.builds(
+        lambda offset, job: (
+            AwaitTick(offset=offset),
+            EditJob(job=job, what="keep", of="tick"),
+            DeleteJob(of="same"),
+            AwaitTick(offset=3.0),
+        ),
+        st.sampled_from((1.0, 6.0)),
+        _indexes,
     ),
 )
 _schedule_edits = st.one_of(
@@ -257,6 +277,18 @@ _LAST_SCRIPTS = (_FAN_IN, _DEAF)
 """The last scripts of every life, -2 and -1; those of a life with Schedules are -4 and -3."""
 _soon = st.sampled_from((0.0, 0.004, 0.1, 0.3, 1.0))
 _of_key = st.builds(Ask, queue=st.just("keyed"), key=st.just("k"), scripts=_scripts_of)
+_more: SearchStrategy[Sequence[Deed]] = st.one_of(
+    st.just(()),
+    st.builds(
+        lambda pause, what: (EditJob(pause=pause, what=what, of="same"),),
+        _pauses,
+        st.sampled_from(("cancel", "rerun", "touch")),
+    ),
+)
+_let_go: SearchStrategy[Sequence[Deed]] = st.one_of(
+    st.just(()),
+    st.builds(lambda pause, job: (EditJob(pause=pause, job=job, what="let go", of="kept"),), _pauses, _indexes),
+)
 _rated = st.builds(Ask, queue=st.just("rated"), scripts=_scripts_of)
 # What breaks a promise only in a certain order, and is too rare where every deed is drawn by itself.
 _in_a_row: SearchStrategy[Sequence[Deed]] = st.one_of(
@@ -296,6 +328,38 @@ _in_a_row: SearchStrategy[Sequence[Deed]] = st.one_of(
         st.builds(EndWatches, pause=_pauses, resource=st.just("questjobs"), how=st.sampled_from(("break", "expire"))),
         st.builds(DeleteJob, job=_indexes, anew=st.just(True)),
         st.just(Compact()),
+    ),
+    # A Job is deleted and a finalizer keeps it, whatever else becomes of it; perhaps it is let go in time.
+    *[
+        st.builds(
+            lambda keep, delete, more, let_go: (keep, delete, *more, *let_go),
+            st.builds(
+                EditJob,
+                pause=_pauses,
+                job=_indexes,
+                what=st.just("keep"),
+                of=of,
+                ended=st.sampled_from((False, False, True)),
+            ),
+            st.builds(DeleteJob, pause=_soon, of=st.just("same")),
+            _more,
+            _let_go,
+        )
+        for of in (st.just("running"), st.sampled_from(("any", "parent", "unique", "grouped")))
+    ],
+    # The next of its key is there when one that failed is kept.
+    st.builds(
+        lambda first, delete, second: (first, delete, second),
+        st.builds(
+            Ask,
+            unique=st.just("a"),
+            max_attempts=st.just(5),
+            base_seconds=st.sampled_from((2, 30)),
+            kept=st.just(True),
+            scripts=_scripts_of,
+        ),
+        st.builds(DeleteJob, pause=st.sampled_from((0.0, 2.0, 5.0)), job=_indexes, of=st.just("unique")),
+        st.builds(Ask, pause=st.sampled_from((0.0, 3.0)), unique=st.just("a"), scripts=_scripts_of),
     ),
     # Somebody takes a cancel back before it has gone through the tree.
     st.tuples(
@@ -368,6 +432,11 @@ def plans(draw: st.DrawFn) -> Plan:
         per_key=draw(st.integers(1, 2)),
         rate=draw(st.integers(1, len(RATES) - 1)),
         max_running_pods=draw(st.sampled_from((None, None, 2, 4))),
+        timeout=draw(st.sampled_from((None, None, None, 3, 10))),
+        pod_ttls=draw(st.sampled_from((None, (0, 60), (5, 30)))),
+        start_timeout=draw(st.sampled_from((300, 300, 10))),
+        slow_starts=draw(st.sampled_from((0, 0, 0, 12))),
+        let_go=draw(st.booleans()),
         notice=draw(st.tuples(*[st.sampled_from((0.05, 0.3, 1.0, 2.0))] * 2)),
         last=tuple(draw(st.lists(_last_asks, min_size=4, max_size=8))),
         rest=draw(st.sampled_from((0.0, 5.0, 20.0, 40.0))),

@@ -33,6 +33,7 @@ class Ended:
         message: the termination message of a container that leaves no envelope.
         reason: the runtime's word: "" for Completed or Error by the exit code, or OOMKilled and the like.
         reports: whether the SDK writes status.report before it exits.
+        lingers: for so many seconds the container goes on after that, as a thread that does not end.
     """
 
     exit_code: int = 0
@@ -40,6 +41,7 @@ class Ended:
     message: str = ""
     reason: str = ""
     reports: bool = True
+    lingers: float = 0.0
 
     def unreported(self) -> "Ended":
         """The same end, told by the termination message alone."""

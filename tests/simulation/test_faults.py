@@ -17,6 +17,9 @@ SEED = 20260131
 PLANS = int(os.environ.get("CHAOS_SEEDS", "65"))
 SHRINKING = float(os.environ.get("CHAOS_SHRINK_SECONDS", str(SHRINK_SECONDS)))
 STEPS = 10_000
+MOST_CPU_SECONDS = 120.0
+"""For so many steps: a life that takes longer is run less often. Time of this process, so that a busy machine fails
+nothing."""
 LIFE = Plan(
     seed=3,
     scripts=(Script(work=1.0, children=(Child(), Child(staged=False))), Script(work=2.0, end="failed"), Script()),
@@ -35,6 +38,11 @@ def test_whatever_breaks_the_invariants_hold() -> None:
     explore(SEED, PLANS, record, shrink_seconds=SHRINKING)
     print(record.as_json())
     assert record.steps >= STEPS
+    took = record.cpu_seconds / record.steps * STEPS
+    assert took <= MOST_CPU_SECONDS, (
+        f"{STEPS} steps of random lives take {took:.0f} s of the processor, and {MOST_CPU_SECONDS:.0f} s are allowed: "
+        "look for what has made the operator's core, or the simulation, slower"
+    )
 
 
 def test_a_plan_is_the_same_life_every_time_and_prints_as_itself() -> None:

@@ -255,6 +255,27 @@ async def test_a_pod_over_its_deadline_is_killed_and_says_so() -> None:
         assert outcome.reason == "Timeout"
 
 
+@simulated
+async def test_a_deadline_counts_from_the_moment_from_which_the_node_has_the_pod() -> None:
+    async with a_node(ends(succeeded(), after=100.0), start_seconds=8.0) as node:
+        await node.start(activeDeadlineSeconds=5)
+        await asyncio.sleep(20)
+        pod = node.pod()
+        assert (pod.phase, pod.phase_reason, pod.exit_code) == ("Failed", "DeadlineExceeded", None)
+        assert node.kubelet.runs == []
+
+
+@simulated
+async def test_a_container_goes_on_after_its_report_as_long_as_it_lingers() -> None:
+    async with a_node(ends(Ended(0, {"outcome": "Succeeded"}, lingers=20.0), after=1.0)) as node:
+        await node.start()
+        await asyncio.sleep(15)
+        assert node.job()["status"]["report"]["outcome"] == "Succeeded"
+        assert node.pod().exit_code is None
+        await asyncio.sleep(15)
+        assert node.pod().exit_code == 0
+
+
 @pytest.mark.parametrize("how", ["evict", "node_pressure", "lose"])
 def test_a_disrupted_pod_shows_who_took_it(how: str) -> None:
     @simulated
