@@ -11,10 +11,10 @@ import pytest
 from questline_operator.core import decide, outcomes, retention, settings, transitions, uniqueness
 from questline_operator.core.decide import Nothing, Step
 from questline_operator.core.outcomes import Outcome
-from questline_operator.core.states import OutcomeKind, Reason
+from questline_operator.core.states import OutcomeKind, Reason, State
 from questline_operator.shell import controller
 from tests.simulation.chaos import live
-from tests.simulation.plan import Ask, DeleteJob, EditJob, Plan, Script, TakePod, parse
+from tests.simulation.plan import Ask, AwaitTick, DeleteJob, EditJob, MakeSchedule, Plan, Script, TakePod, parse
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -44,7 +44,17 @@ KEPT = Plan(
     ),
     last=(Ask(unique="a", run_at=10),),
 )
-PLANS = [FAILS, DISRUPTED, TOO_LONG, LINGERS, POD_TTLS, KEPT]
+REPLACED = Plan(
+    scripts=(Script(work=1.0, end="failed"),),
+    deeds=(
+        MakeSchedule(overlap=2),
+        AwaitTick(offset=10.0),
+        EditJob(what="keep", of="tick"),
+        DeleteJob(of="same"),
+        AwaitTick(offset=3.0),
+    ),
+)
+PLANS = [FAILS, DISRUPTED, TOO_LONG, LINGERS, POD_TTLS, KEPT, REPLACED]
 
 
 def _set(module: Any, name: str, value: Any) -> Patch:
@@ -144,6 +154,12 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
             _set(uniqueness, "_is_given_up", lambda winner: False),
             "Duplicate: Job job-01 has the same unique key",
             id="a kept Job that waits makes duplicates",
+        ),
+        pytest.param(
+            REPLACED,
+            _step(lambda job, step: Nothing() if job.deleting and job.state is State.WAITING else step),
+            "for as long as others are kept",
+            id="a kept Job that waits holds up the next tick",
         ),
     ],
 )
