@@ -4,6 +4,7 @@ Invariant 6: a join starts once all that it waits for has ended as its policy as
 what is true; what it waits for is kept.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,8 @@ class JoinJudge:
             if parent["attempt"] not in judge.jobs[parent["uid"]]["status"].get("succeededAttempts", ()):
                 return f"attempt {parent['attempt']} of its parent, which closes group {name}, has not succeeded"
             gone = self._gone_of_group(raw, name)
+            if math.isinf(judge.totals[parent["uid"], parent["attempt"]]):
+                gone = []  # a command does not tell how many it had: nobody misses one that is gone
             if policy == "Succeeded" and gone and max(judge.gone_at[uid] for uid in gone) < judge.late_since:
                 return f"{len(gone)} Jobs of group {name} are deleted"
         elif not self._exists(name):
