@@ -20,7 +20,7 @@ from tests.mutants.patches import ROOT, Mutant, PatchError, copy_package
 SIMULATION = Path("tests/simulation")
 RANDOM_FILES = ("test_faults.py",)
 """The tests that draw what happens."""
-OF_THE_MODEL = ("test_apiserver.py", "test_replay.py")
+OF_THE_MODEL = ("test_apiserver.py", "test_clock.py", "test_replay.py")
 """Tests of the simulation itself, in which nothing of the operator runs."""
 LAST_FILES = ("test_leaks.py",)
 """Those that take longest and find least."""

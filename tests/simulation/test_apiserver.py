@@ -1,4 +1,4 @@
-"""The simulation's own promises: virtual time, faults, watches and controllers.
+"""The simulated API server's own promises: faults, watches and controllers.
 
 What it shares with a real API server is in tests/cluster/test_api_conformance.py, on both.
 """
@@ -23,7 +23,7 @@ from questline_operator.shell.api import (
     WatchEvent,
 )
 from tests.simulation.apiserver import BOOKMARK_SECONDS, WATCH_SECONDS, ApiServer, Client, Cut
-from tests.simulation.clock import DeadlockError, Freezer, VirtualClock, run_simulated, simulated
+from tests.simulation.clock import Freezer, VirtualClock, simulated
 from tests.simulation.faults import Call, Fault, internal_error, too_many_requests
 from tests.simulation.store import Review
 
@@ -71,48 +71,6 @@ class Watcher:
     @property
     def types(self) -> list[str]:
         return [event.type for _, event in self.events]
-
-
-# Time
-
-
-def test_a_day_passes_at_once_and_in_order() -> None:
-    @simulated
-    async def play() -> list[float]:
-        times = []
-
-        async def note(seconds: float) -> None:
-            await asyncio.sleep(seconds)
-            times.append(now())
-
-        await asyncio.gather(note(86_400.0), note(0.001), note(3600.0))
-        return times
-
-    assert play() == pytest.approx([0.001, 3600.0, 86_400.0])
-
-
-def test_a_program_that_waits_for_nothing_is_told_so_instead_of_hanging() -> None:
-    async def wait() -> None:
-        await asyncio.Event().wait()
-
-    with pytest.raises(DeadlockError, match="no timer is set"):
-        run_simulated(wait())
-
-
-def test_several_that_wait_for_a_moment_so_near_that_it_counts_as_now_see_it_come() -> None:
-    @simulated
-    async def play() -> None:
-        async def wait(moment: float, rounds: int) -> None:
-            for _ in range(rounds):
-                await asyncio.sleep(0)
-            while now() < moment:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout_at(moment):
-                        await asyncio.Event().wait()
-
-        await asyncio.gather(*(wait(1e-7, rounds) for rounds in range(4)))
-
-    play()
 
 
 def test_the_same_program_takes_the_same_steps() -> None:
