@@ -1,6 +1,7 @@
 """A watch that is late or silent may not decide what cannot be taken back: what it alone says is read first."""
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from questline_operator.core.states import State
 from questline_operator.shell.api import PODS, WORKERS, Resource
 from tests.simulation.clock import simulated
-from tests.simulation.cluster import Cluster, a_job, a_queue, a_worker
+from tests.simulation.cluster import NAMESPACE, Cluster, a_job, a_queue, a_worker
 from tests.simulation.faults import Fault
 from tests.simulation.sdk import Attempt, Ended, succeeded
 
@@ -46,7 +47,7 @@ async def test_a_pod_that_is_found_gone_when_its_start_is_overdue_is_a_disruptio
         await cluster.apply(a_job("a", maxAttempts=1))
         await cluster.until(lambda: len(cluster.pods()) == 1)
         _late(cluster, PODS, 300.0)
-        cluster.server.store.delete(PODS, "default", cluster.pods()[0].name, grace_seconds=0)
+        cluster.server.store.delete(PODS, NAMESPACE, cluster.pods()[0].name, grace_seconds=0)
         await cluster.until(lambda: cluster.job("a").disruptions == 1)
         assert cluster.job("a").failures == 0
 
@@ -87,3 +88,41 @@ async def test_a_read_that_gets_no_answer_holds_the_write_up() -> None:
         assert cluster.state("a") == "Starting"
         await cluster.until(lambda: cluster.job("a").terminal)
         assert cluster.job("a").reason == "StartTimeout"
+
+
+@simulated
+async def test_many_children_that_one_worker_may_not_enqueue_cost_few_reads_of_it() -> None:
+    async def parent(attempt: Attempt) -> Ended:
+        for _ in range(50):
+            await attempt.enqueue("tasks:child", queue="other")
+        return succeeded()
+
+    async with Cluster({"parent": parent}) as cluster:
+        await cluster.apply(a_queue("other"))
+        await cluster.edit("default", WORKERS, allowedQueues=["default"])
+        await cluster.apply(a_job("parent"))
+        await cluster.until_settled()
+        assert Counter(cluster.states().values()) == {"Succeeded": 1, "Skipped QueueNotAllowed": 50}
+        assert _reads(cluster, WORKERS) <= 3
+
+
+@simulated
+async def test_a_job_with_its_own_image_runs_as_its_worker_says_though_no_watch_has_told_of_that_worker() -> None:
+    async with Cluster(seconds=60.0) as cluster:
+        await cluster.apply(a_job("first"))
+        await cluster.until_settled()
+        cluster.server.store.delete(WORKERS, NAMESPACE, "default")
+        await asyncio.sleep(1.0)
+        _late(cluster, WORKERS, 300.0)
+        await cluster.apply(a_worker(serviceAccountName="sender"), a_job("a", image="own"))
+        await cluster.until(lambda: bool(cluster.kubelet.running))
+        spec = cluster.server.store.get(PODS, NAMESPACE, cluster.job("a").pod_name(1))["spec"]
+        assert (spec["serviceAccountName"], spec["containers"][0]["image"]) == ("sender", "own")
+
+
+def _reads(cluster: Cluster, resource: Resource) -> int:
+    return sum(
+        number
+        for (client, verb, plural, _), number in cluster.server.calls.items()
+        if client.startswith("operator-") and verb == "get" and plural == resource.plural
+    )

@@ -230,7 +230,7 @@ def job(function: Any = None, /, **options: Any) -> Any:
     Args:
         queue: the Queue, default ``default``.
         worker: the Worker; a child's is its parent's, any other Job's is the queue's default.
-        image: runs in this image, with no Worker.
+        image: runs in this image instead of the Worker's; where there is no such Worker, none is needed.
         max_attempts: 1 to 100; default the queue's, else 5.
         backoff: a `Backoff`, or the first delay of an exponential one.
         timeout: the longest that one attempt may take.

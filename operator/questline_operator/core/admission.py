@@ -23,7 +23,9 @@ def free_slots(world: World, queue: Key) -> int:
 
 @dataclass
 class _Refusals:
-    words: str
+    words: str = ""
+    of: str = ""
+    """The UID of the Job whose pod was refused in these words."""
     count: int = 0
     since: float = 0.0
     until: float = 0.0
@@ -58,10 +60,11 @@ class Rejections:
         return None if refusals is None or refusals.probing else refusals.until
 
     def words(self, queue: Key) -> str | None:
-        """What the API server said when it first refused a pod of the queue since it last took one; None where it takes
-        them. The first words, because the next ones name another pod."""
+        """What the API server says to the queue's pods; None where it takes them, or has refused one and not the next
+        yet: that one Job may be at fault, and not the queue. The words stay those of one Job while it is there, for the
+        next ones name another pod."""
         refusals = self._queues.get(queue)
-        return None if refusals is None else refusals.words
+        return None if refusals is None or refusals.count < 2 else refusals.words
 
     def times_refused(self, job: Job) -> int:
         """How often its pods were refused since one of them was taken."""
@@ -84,7 +87,9 @@ class Rejections:
 
     def refused(self, job: Job, now: float, words: str) -> float:
         """A pod was refused, in these words; returns when its Job may try again, in seconds since the epoch."""
-        refusals = self._queues.setdefault(job.queue_key, _Refusals(words))
+        refusals = self._queues.setdefault(job.queue_key, _Refusals())
+        if refusals.of not in self._jobs:
+            refusals.words, refusals.of = words, job.uid
         # Claims sent together are refused together: that is one refusal, not many.
         if not refusals.hold(now):
             refusals.count += 1

@@ -205,7 +205,9 @@ def _step_of_attempt(world: World, job: Job, now: float, epoch: int | None) -> S
         if job.epoch == epoch and not canceled and not job.deleting:
             return CreatePod()
         lost = "its pod is gone, and whether it ran is not known"
-        if epoch is not None:
+        if job.epoch == epoch:
+            lost = "the Job was canceled or deleted before its pod was created"
+        elif epoch is not None:
             lost = "the operator that claimed it was replaced before it had created the pod"
         outcome = Outcome(OutcomeKind.DISRUPTED, "Disrupted", lost)
     started_by = start_deadline(world, job)

@@ -182,6 +182,8 @@ def _wait_again(
         delay = settings.backoff_seconds(job, queue, failures)
     if outcome.kind is OutcomeKind.SNOOZED:
         reason, message = Reason.NOT_BEFORE, outcome.message or "snoozed by the task"
+    if job.deleting:
+        message = f"is being deleted, no further attempt follows: {what}"
     return {
         "state": State.WAITING,
         "reason": reason,

@@ -11,7 +11,7 @@ from questline_operator.core.lineage import (
 )
 from questline_operator.core.overlap import gate_of_replaced
 from questline_operator.core.records import Job
-from questline_operator.core.states import Reason
+from questline_operator.core.states import Reason, State
 from questline_operator.core.world import UniqueKey, World
 
 WINDOW = "Window"
@@ -142,8 +142,9 @@ def _is_duplicate_of(world: World, job: Job, winner: Job) -> bool:
 
 
 def _is_given_up(winner: Job) -> bool:
-    """Whether it is being deleted between two attempts: a finalizer may keep it for long, and it runs no more."""
-    return winner.deleting and not winner.active and not winner.terminal
+    """Whether it was deleted between two attempts, canceled since or not: a finalizer may keep it for long, and it runs
+    no more."""
+    return winner.deleting and not winner.active and (not winner.terminal or winner.state is State.CANCELED)
 
 
 def frees_rivals(old: Job, new: Job | None) -> bool:

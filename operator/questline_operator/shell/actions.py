@@ -3,16 +3,16 @@
 import logging
 from typing import Any
 
-from questline_operator.core.lineage import worker_name
+from questline_operator.core.lineage import worker_name, worker_of
 from questline_operator.core.pod import Pod
 from questline_operator.core.podspec import pod_of_attempt
 from questline_operator.core.records import DEFAULT_QUEUE, Job, Worker
 from questline_operator.core.status import Change
 from questline_operator.core.world import World
-from questline_operator.shell.api import JOBS, PODS, QUEUES, Api, ApiError, NoAnswerError, Object
+from questline_operator.shell.api import JOBS, PODS, QUEUES, WORKERS, Api, ApiError, NoAnswerError, Object
 from questline_operator.shell.clock import Clock
 from questline_operator.shell.lease import LeadershipLostError
-from questline_operator.shell.reading import READ_DELAY_SECONDS, read_until_known
+from questline_operator.shell.reading import READ_DELAY_SECONDS, SharedReads, read_until_known
 from questline_operator.shell.store import RESOURCE_OF, Store
 from questline_operator.shell.writer import FIRST_DELAY_SECONDS, MAX_DELAY_SECONDS, FateUnknownError, Writer
 
@@ -38,6 +38,7 @@ class Actions:
         self._writer = writer
         self._store = store
         self._epoch = epoch
+        self._reads = SharedReads(api, clock)
 
     @property
     def _world(self) -> World:
@@ -51,7 +52,7 @@ class Actions:
         Args:
             because_of: nothing is written, and False returned, where this has changed or is gone either.
         """
-        if because_of is not None and await self._read_again(because_of) != because_of.resource_version:
+        if because_of is not None and not await self._still_is(because_of):
             return False
         raw: Any = job.raw
         change = {**change, "epoch": self._epoch}
@@ -74,6 +75,7 @@ class Actions:
         Raises:
             PodVanishedError: it was created and is gone, or may have been: to try again could run its number twice.
         """
+        await self._find_worker(job)
         try:
             manifest = pod_of_attempt(self._world, job, epoch=self._epoch)
         except (TypeError, AttributeError, KeyError, ValueError) as error:
@@ -173,12 +175,27 @@ class Actions:
         """The pod of that name, whoever's it is; None where it is gone."""
         return await read_until_known(self._api, self._clock, PODS, job.namespace, name)
 
-    async def _read_again(self, record: Job | Pod | Worker) -> int:
-        """Put the object as it is now into the store; returns its resourceVersion, 0 where it is gone."""
+    async def _still_is(self, record: Pod | Worker) -> bool:
+        """Whether the object is as in that record; as it is now it is in the store."""
         resource = RESOURCE_OF[type(record)]
-        raw = await read_until_known(self._api, self._clock, resource, record.namespace, record.name)
+        return self._known_now(record, await self._reads.read(resource, *record.key)) == record.resource_version
+
+    async def _read_again(self, job: Job) -> int:
+        """Put the Job as it is now into the store; returns its resourceVersion, 0 where it is gone."""
+        return self._known_now(job, await read_until_known(self._api, self._clock, JOBS, job.namespace, job.name))
+
+    def _known_now(self, record: Job | Pod | Worker, raw: Object | None) -> int:
+        """Put what was read of the record's object into the store; returns its resourceVersion, 0 where it is gone."""
         if raw is None:
             self._store.is_gone(record)
             return 0
-        self._store.apply(resource, raw)
+        self._store.apply(RESOURCE_OF[type(record)], raw)
         return int(raw["metadata"]["resourceVersion"])
+
+    async def _find_worker(self, job: Job) -> None:
+        """Put the Job's Worker into the store where no watch has told of it yet: a Job with an image of its own runs
+        without one, but not without its ServiceAccount and nodes for a watch that is late."""
+        if worker_of(self._world, job) is None:
+            raw = await self._reads.read(WORKERS, job.namespace, worker_name(self._world, job))
+            if raw is not None:
+                self._store.apply(WORKERS, raw)

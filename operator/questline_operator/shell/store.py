@@ -76,6 +76,8 @@ class Store:
             case Job():
                 self._listeners.job(self.world.put_job(record), record)
             case Pod():
+                if isinstance(known, Pod) and known.gone and known.uid == record.uid:
+                    return  # a late watch tells of what a read has found gone
                 self._listeners.pod(self.world.put_pod(record), record)
             case Queue():
                 self.world.queues[key] = record

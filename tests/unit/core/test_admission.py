@@ -152,15 +152,32 @@ def test_a_forgotten_jobs_successor_of_its_name_starts_anew() -> None:
 
 def test_what_the_api_server_said_first_stands_until_it_takes_a_pod() -> None:
     rejections = Rejections()
-    assert rejections.words(QUEUE) is None
     rejections.refused(A, T0, "of pod a-1")
-    rejections.claimed(QUEUE)
-    rejections.refused(A, T0 + 5, "of pod a-2")
+    rejections.refused(B, T0 + 5, "of pod b-1")
+    assert rejections.words(QUEUE) == "of pod a-1"
+    rejections.refused(A, T0 + 10, "of pod a-2")
     assert rejections.words(QUEUE) == "of pod a-1"
     rejections.accepted(B)
     assert rejections.words(QUEUE) is None
-    rejections.refused(A, T0 + 9, "of pod a-3")
-    assert rejections.words(QUEUE) == "of pod a-3"
+
+
+def test_a_queue_is_told_of_once_the_next_pod_that_it_tried_was_refused_too() -> None:
+    """One refusal may be for what that one Job asks for."""
+    rejections = Rejections()
+    rejections.refused(A, T0, "of pod a-1")
+    assert rejections.words(QUEUE) is None
+    rejections.accepted(B)
+    rejections.refused(A, T0 + 5, "of pod a-2")
+    assert rejections.words(QUEUE) is None
+
+
+def test_the_words_of_a_job_that_is_gone_give_way_to_the_next() -> None:
+    rejections = Rejections()
+    rejections.refused(A, T0, "of pod a-1")
+    rejections.refused(B, T0 + 5, "of pod b-1")
+    rejections.forget(A)
+    rejections.refused(B, T0 + 10, "of pod b-2")
+    assert rejections.words(QUEUE) == "of pod b-2"
 
 
 # Slots

@@ -144,6 +144,7 @@ def test_an_attempt_of_a_job_that_is_being_deleted_ends_as_any_other() -> None:
     assert isinstance(step(running, a_pod(running, running=1)), Nothing)
     change = written(step(running, a_pod(running, exit_code=1)))
     assert (change["state"], change["failures"]) == ("Waiting", 1)
+    assert "is being deleted, no further attempt follows" in change["message"]
     reported = a_job(deleting=True, state="Running", report=a_report(RUNNING, result=7))
     change = written(step(reported, a_pod(reported, running=1)))
     assert (change["state"], change["result"]) == ("Succeeded", 7)
@@ -152,6 +153,7 @@ def test_an_attempt_of_a_job_that_is_being_deleted_ends_as_any_other() -> None:
 def test_a_claimed_job_that_is_being_deleted_gets_no_pod() -> None:
     change = written(step(a_job(deleting=True, state="Starting")))
     assert (change["state"], change["disruptions"]) == ("Waiting", 1)
+    assert change["attempts"][-1]["message"] == "the Job was canceled or deleted before its pod was created"
 
 
 def test_a_back_off_after_a_suspension_does_not_show_the_suspensions_message() -> None:

@@ -152,6 +152,7 @@ def test_a_queue_is_refused_its_pods_while_a_job_is_left_that_it_happened_to() -
     ready(world, turnstile, job)
     assert turnstile.refusal(QUEUE) is None
     turnstile.rejections.refused(job, T0, WORDS)
+    turnstile.rejections.refused(job, T0 + 5, WORDS)
     assert turnstile.refusal(QUEUE) == WORDS
     world.put_job(replace(job, state=State.STARTING, attempt=1))
     assert turnstile.refusal(QUEUE) == WORDS, "its next probe"

@@ -41,6 +41,7 @@ def verdict(world: World, job: Job, now: float = 0.0) -> str:
     ("kept", "found"),
     [
         pytest.param({"attempt": 1, "failures": 1}, "runs", id="between two attempts: it runs no more"),
+        pytest.param({"state": "Canceled", "attempt": 1, "failures": 1}, "runs", id="that was canceled between two"),
         pytest.param({"state": "Running"}, "duplicate of a", id="while its attempt runs"),
         pytest.param({"state": "Succeeded", "finishedAt": 10}, "duplicate of a", id="that has ended after it came"),
     ],

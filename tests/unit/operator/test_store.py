@@ -158,6 +158,13 @@ def test_a_pod_that_was_seen_stays_as_gone_with_what_it_last_showed(store: Store
     assert (pod.gone, pod.live, pod.started_at) == (True, False, builders.T0 + 1)
 
 
+def test_a_pod_that_a_call_found_gone_is_not_brought_back_by_a_late_watch(store: Store) -> None:
+    store.apply(PODS, _pod(5))
+    store.is_gone(next(iter(store.world.pods.values())))
+    store.apply(PODS, _pod(7))
+    assert [pod.gone for pod in store.world.pods.values()] == [True]
+
+
 def test_the_end_of_a_pod_is_told_once(store: Store, told: Told) -> None:
     store.apply(PODS, _pod(5))
     store.remove(PODS, _pod(8))
