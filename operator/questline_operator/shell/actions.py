@@ -75,7 +75,10 @@ class Actions:
         Raises:
             PodVanishedError: it was created and is gone, or may have been: to try again could run its number twice.
         """
-        await self._find_worker(job)
+        if worker_of(self._world, job) is None:
+            await self._find_worker(job)
+            if self._was_seen(job):
+                return None
         try:
             manifest = pod_of_attempt(self._world, job, epoch=self._epoch)
         except (TypeError, AttributeError, KeyError, ValueError) as error:
@@ -195,7 +198,6 @@ class Actions:
     async def _find_worker(self, job: Job) -> None:
         """Put the Job's Worker into the store where no watch has told of it yet: a Job with an image of its own runs
         without one, but not without its ServiceAccount and nodes for a watch that is late."""
-        if worker_of(self._world, job) is None:
-            raw = await self._reads.read(WORKERS, job.namespace, worker_name(self._world, job))
-            if raw is not None:
-                self._store.apply(WORKERS, raw)
+        raw = await self._reads.read(WORKERS, job.namespace, worker_name(self._world, job))
+        if raw is not None:
+            self._store.apply(WORKERS, raw)
