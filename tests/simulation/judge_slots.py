@@ -5,6 +5,7 @@ limit until its container has ended.
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,12 +89,19 @@ class SlotJudge:
         """
         allowed, of_key = self.in_force(queue, "concurrency"), self.in_force(queue, "perKeyConcurrency")
         least = min((number for number in of_key if number is not None), default=None)
-        held = list(self._holders.values())
+        held = [*self._holders.values(), *self._held_by_orphans()]
         if known:
             held += [place for at, place in self._let_go_at.values() if at >= self._judge.late_since]
         if key and least is not None and sum(place == (queue, key) for place in held) >= least:
             return False
         return bool(allowed) and sum(of == queue for of, _ in held) < min(allowed)
+
+    def _held_by_orphans(self) -> Iterator[tuple[str, str]]:
+        """Containers that run on after their report and whose Job somebody has deleted: with the record went what says
+        that their slots are free."""
+        for pod in self._live_pods.values():
+            if pod.uid in self._reported and pod.owner_uid not in self._judge.alive:
+                yield pod.queue, pod.concurrency_key
 
     @property
     def has_room(self) -> bool:

@@ -54,7 +54,13 @@ REPLACED = Plan(
         AwaitTick(offset=3.0),
     ),
 )
-PLANS = [FAILS, DISRUPTED, TOO_LONG, LINGERS, POD_TTLS, KEPT, REPLACED]
+ORPHANED = Plan(
+    scripts=(Script(work=0.5, lingers=100.0, deaf=True), Script(work=20.0)),
+    deeds=(Ask(queue="narrow"), DeleteJob(pause=3.0)),
+    last=(Ask(queue="narrow", scripts=(1,)), Ask(queue="narrow", scripts=(1,))),
+)
+"""A container that goes on after its report, and whose record has gone with what says that its slot is free."""
+PLANS = [FAILS, DISRUPTED, TOO_LONG, LINGERS, POD_TTLS, KEPT, REPLACED, ORPHANED]
 
 
 def _set(module: Any, name: str, value: Any) -> Patch:
