@@ -243,8 +243,10 @@ def test_an_expired_token_is_refused_after_a_few_tries(
     ],
 )
 def test_an_api_server_that_has_not_read_its_roles_and_policies_yet_is_asked_again(
-    attempt: Attempt, in_pod: ApiServer, words: str
+    attempt: Attempt, in_pod: ApiServer, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
+    monkeypatch.setattr(enqueue, "ENQUEUE_SECONDS", 10.0)
+    monkeypatch.setattr("questline.client.time.sleep", lambda _seconds: None)
     in_pod.faults += [Fault(status=403, reason="Forbidden", message=words)] * 3
     resize.enqueue("a")
     assert len(in_pod.posts()) == 4
