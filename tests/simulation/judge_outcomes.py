@@ -15,6 +15,7 @@ from questline_operator.core.states import ACTIVE
 from questline_operator.core.times import parse_time
 from questline_operator.shell.api import Object
 from tests.simulation.judge_claims import delays_of
+from tests.simulation.judge_slots import POD_TIME_SECONDS
 
 if TYPE_CHECKING:
     from tests.simulation.judge import Judge
@@ -23,8 +24,6 @@ _End = tuple[str, str | None]
 """An outcome, and the reason where it is one that the operator gives."""
 COUNTED = ("Failed", "Retry", "Fatal")
 MAX_ATTEMPTS = 5
-STARTED_SECONDS = 1.0
-"""Times of pods have whole seconds."""
 PROMPT_SECONDS = 2.0
 """In the calm, from the moment from which an attempt's outcome is known to the write of it."""
 _NEXT = {
@@ -176,7 +175,7 @@ class OutcomeJudge:
         if started is None:
             return
         late = parse_time(entry["finishedAt"]) - parse_time(started) - self._judge.clock_error
-        if late > STARTED_SECONDS:
+        if late > POD_TIME_SECONDS:
             self._broken(raw, f"counts attempt {entry['number']} as not started, {late:.1f} s after it had")
 
     # What follows

@@ -12,6 +12,7 @@ from questline_operator.core.times import parse_time
 from questline_operator.shell.api import PODS, Object
 from tests.simulation.clock import START
 from tests.simulation.judge_outcomes import COUNTED
+from tests.simulation.judge_slots import POD_TIME_SECONDS
 from tests.simulation.store import Change, Review
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ MANY_PODS = 100
 """Of a queue that has more ended ones the oldest may go before their time: the rule says 200, and an operator may not
 know yet which are gone."""
 PROMPT_SECONDS = 2.0
-POD_TIME_SECONDS = 1.0
-"""Times of pods have whole seconds."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,7 @@ class PodJudge:
         field, built_in = (
             ("failedPodTTLSeconds", FAILED_POD_TTL_SECONDS) if last_failed else ("podTTLSeconds", POD_TTL_SECONDS)
         )
-        in_force = self._judge.slots.in_force(job["spec"].get("queue", "default"), "defaults") or [None]
-        ttl = min((defaults or {}).get(field, built_in) for defaults in in_force)
+        ttl = min(built_in if one is None else one for one in self._judge.outcomes.settings(job, field))
         ended = pod.finished_at or pod.started_at or pod.created_at
         early = ended + ttl - START - self._judge.now - self._judge.clock_error - POD_TIME_SECONDS
         if early <= 0.0 or len(self._ended[pod.queue]) > MANY_PODS:

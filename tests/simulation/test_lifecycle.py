@@ -382,13 +382,15 @@ async def test_a_worker_that_the_api_server_refuses_holds_its_jobs_and_says_why(
         assert worker["status"]["conditions"][0]["status"] == "True"
 
 
+async def polite(attempt: Attempt) -> Ended:
+    """Takes SIGTERM for a request to leave, and leaves with 0."""
+    attempt.handles_sigterm = True
+    await attempt.stopping.wait()
+    return exits(0)
+
+
 @simulated
 async def test_a_command_that_exits_cleanly_on_sigterm_is_canceled_all_the_same() -> None:
-    async def polite(attempt: Attempt) -> Ended:
-        attempt.handles_sigterm = True
-        await attempt.stopping.wait()
-        return exits(0)
-
     async with Cluster({"polite": polite}) as cluster:
         await cluster.apply(a_job("polite", command=["serve"], image="i"))
         await cluster.until(lambda: len(cluster.kubelet.running) == 1)
@@ -400,11 +402,6 @@ async def test_a_command_that_exits_cleanly_on_sigterm_is_canceled_all_the_same(
 
 @simulated
 async def test_a_command_that_is_evicted_or_out_of_time_has_not_succeeded_though_it_exits_with_0() -> None:
-    async def polite(attempt: Attempt) -> Ended:
-        attempt.handles_sigterm = True
-        await attempt.stopping.wait()
-        return exits(0)
-
     async with Cluster({"evicted": polite, "late": polite}, seconds=1.0) as cluster:
         await cluster.apply(a_job("late", command=["serve"], image="i", timeoutSeconds=10, maxAttempts=1))
         await cluster.apply(a_job("evicted", command=["serve"], image="i"))

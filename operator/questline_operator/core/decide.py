@@ -185,15 +185,16 @@ def _hold_by_queue(world: World, job: Job) -> Hold | MakeDefaultQueue | None:
 
 
 def _hold_by_worker(world: World, job: Job) -> Hold | None:
-    name, worker = worker_name(world, job), worker_of(world, job)
-    if worker is None and not needs_worker(job):
-        return None
+    worker = worker_of(world, job)
     if worker is None:
+        if not needs_worker(job):
+            return None
+        name = worker_name(world, job)
         return Hold(Reason.WORKER_NOT_FOUND, f"there is no Worker {name} in namespace {job.namespace}")
     if worker.ready is None:
-        return Hold(Reason.WORKER_NOT_READY, f"Worker {name} is being checked", passing=True)
+        return Hold(Reason.WORKER_NOT_READY, f"Worker {worker.name} is being checked", passing=True)
     if not worker.ready:
-        return Hold(Reason.WORKER_NOT_READY, f"Worker {name} is not ready: {worker.not_ready_message}")
+        return Hold(Reason.WORKER_NOT_READY, f"Worker {worker.name} is not ready: {worker.not_ready_message}")
     return None
 
 

@@ -184,9 +184,10 @@ def children_of_attempt(parent: Job, number: int) -> Json:
 
 def _gate_of_rights(world: World, parent: Job, job: Job) -> Skip | None:
     """A child's Worker and Queue are held to what its parent's Worker allows (design 8b)."""
-    of_parent, worker = worker_name(world, parent), worker_of(world, parent)
+    worker = worker_of(world, parent)
     if worker is None:
         return None
+    of_parent = worker.name
     if worker.allowed_queues is not None and job.queue not in worker.allowed_queues:
         return Skip(
             Reason.QUEUE_NOT_ALLOWED,

@@ -37,7 +37,7 @@ _EXIT_CODES = {
 }
 """How a task's container ends that has said this, for one whose end is not seen yet (design 3, Outcome)."""
 _NOT_RUNNABLE = frozenset({Reason.TASK_NOT_FOUND, Reason.ARGS_INVALID})
-EXIT_NOT_RUNNABLE = 64
+_EXIT_NOT_RUNNABLE = 64
 
 _TOLD = frozenset(OutcomeKind) - {OutcomeKind.DISRUPTED}
 """What an envelope may say: a pod that called itself disrupted would run for ever and count no failure."""
@@ -174,7 +174,7 @@ def _of_envelope(envelope: Json, pod: Pod | None, *, reported: bool) -> Outcome:
 def _exit_code(kind: OutcomeKind, reason: str, pod: Pod | None) -> int:
     if pod is not None and pod.exit_code is not None:
         return pod.exit_code
-    return EXIT_NOT_RUNNABLE if reason in _NOT_RUNNABLE else _EXIT_CODES[kind]
+    return _EXIT_NOT_RUNNABLE if reason in _NOT_RUNNABLE else _EXIT_CODES[kind]
 
 
 def _child_count(value: object) -> int:

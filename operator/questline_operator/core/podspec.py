@@ -99,9 +99,9 @@ def pod_of_attempt(world: World, job: Job, *, epoch: int) -> dict[str, Any]:
         ValueError, TypeError, AttributeError, KeyError: there is no such Worker, or its template is no PodTemplateSpec.
     """
     queue = world.queues.get(job.queue_key)
-    name, worker = worker_name(world, job), worker_of(world, job)
+    worker = worker_of(world, job)
     if worker is None and needs_worker(job):
-        raise ValueError(f"there is no Worker {name}")
+        raise ValueError(f"there is no Worker {worker_name(world, job)}")
     limit = settings.max_attempts(job, queue)
     root = root_of(world, job)
     text = payload(
@@ -110,7 +110,7 @@ def pod_of_attempt(world: World, job: Job, *, epoch: int) -> dict[str, Any]:
         is_last_attempt=job.failures + 1 >= limit,
         root=root,
         depth=depth_of(world, job),
-        worker=None if worker is None else name,
+        worker=None if worker is None else worker.name,
         max_attempts=limit,
         inputs=inputs_of(world, job),
     )

@@ -10,7 +10,7 @@ from questline_operator.core import settings
 from questline_operator.core.admission import claim_order
 from questline_operator.core.decide import DeletePod, MakeDefaultQueue, Ready, WriteStatus, next_step, start_deadline
 from questline_operator.core.limits import Starts, waits_for_slot, why_unclaimed
-from questline_operator.core.lineage import Hold, worker_name, worker_of
+from questline_operator.core.lineage import Hold, worker_of
 from questline_operator.core.outcomes import Outcome, outcome_of
 from questline_operator.core.pod import Pod
 from questline_operator.core.records import Job
@@ -152,7 +152,8 @@ def _of_attempt(world: World, job: Job, now: float) -> Why:
         )
     queue = world.queues.get(job.queue_key)
     limit, timeout = settings.max_attempts(job, queue), settings.timeout_seconds(job, queue)
-    of_worker = f" of Worker {worker_name(world, job)}" if worker_of(world, job) else ""
+    worker = worker_of(world, job)
+    of_worker = f" of Worker {worker.name}" if worker else ""
     sentence = f"runs its {attempt}{_ago(now, pod.started_at)} in pod {pod.name}{of_worker}"
     sentence += f", {job.failures} of {limit} failures so far"
     end = None
